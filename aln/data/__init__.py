@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aln.data.digits import digits
-from aln.data.source import Batch, ImageSource, InMemory, Split, SplitName
+from aln.data.source import WHOLE, Batch, ImageSource, InMemory, Share, Split, SplitName
 from aln.data.synthetic import synthetic
 from aln.registry import Registry
 
@@ -13,4 +13,4 @@ DATA: Registry[Callable[..., ImageSource]] = Registry("data set")
 DATA.register("digits")(digits)
 DATA.register("synthetic")(synthetic)
 
-__all__ = ["DATA", "Batch", "ImageSource", "InMemory", "Split", "SplitName", "digits", "synthetic"]
+__all__ = ["DATA", "WHOLE", "Batch", "ImageSource", "InMemory", "Share", "Split", "SplitName", "digits", "synthetic"]

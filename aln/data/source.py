@@ -11,31 +11,59 @@ import torch
 from torch import Tensor
 
 from aln.errors import DataError
+from aln.seeds import derived_seed
 
 SplitName = Literal["train", "validation", "test"]
 Batch = tuple[Tensor, Tensor]
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch a worker takes: the `rank`-th of `workers` equal ones."""
+
+    rank: int = 0
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.workers:
+            raise DataError(f"worker {self.rank} of {self.workers}: expected a number from 0 to {self.workers - 1}")
+
+    def of(self, examples: int) -> slice:
+        """The worker's part of so many examples in a row. All parts together are the whole; sizes differ by one."""
+        return slice(examples * self.rank // self.workers, examples * (self.rank + 1) // self.workers)
+
+
+WHOLE = Share()
+
+
 class ImageSource(ABC):
-    """Labelled images in three splits. A batch is (images [N, C, H, W] float, labels [N] int64)."""
+    """Labelled images in three splits. A batch is (images [N, C, H, W] float, labels [N] int64).
+
+    Batch sizes are those of all workers together. An epoch's order and the augmentation of each example depend on the
+    seed alone, neither on the number of workers nor on the step at which an interrupted epoch goes on.
+    """
 
     num_classes: int
     input_shape: tuple[int, int, int]
 
     @abstractmethod
-    def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """One epoch in an order that depends on `seed` alone; a last batch that is not full is left out.
+    def train_batches(self, batch_size: int, seed: int, *, start: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
+        """The share's part of each batch of one epoch, from batch number `start` on; a last one that is not full is
+        left out.
 
-        A split smaller than one batch is one batch.
+        A split smaller than one batch is one batch. Raises `DataError` if a batch cannot be shared out equally.
         """
 
     @abstractmethod
-    def batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
-        """Every example of a split once, in a fixed order; the last batch may be smaller."""
+    def batches(self, split: SplitName, batch_size: int, *, share: Share = WHOLE) -> Iterator[Batch]:
+        """The share's part of a split: of all shares together every example once, in a fixed order.
+
+        A batch holds `batch_size / workers` examples, the last one perhaps fewer; a share may be empty.
+        """
 
     @abstractmethod
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Number of batches that `train_batches` yields."""
+        """Number of batches that `train_batches` yields from the start."""
 
     @abstractmethod
     def to(self, device: torch.device) -> ImageSource:
@@ -83,17 +111,22 @@ class InMemory(ImageSource):
     def steps_per_epoch(self, batch_size: int) -> int:
         return max(1, len(self.train) // batch_size)
 
-    def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.train), generator=generator).to(self.train.labels.device)
-        for step in range(self.steps_per_epoch(batch_size)):
+    def train_batches(self, batch_size: int, seed: int, *, start: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        order = order.to(self.train.labels.device)
+        mine = equal_part(share, min(batch_size, len(self.train)))
+        for step in range(start, self.steps_per_epoch(batch_size)):
             index = order[step * batch_size : (step + 1) * batch_size]
-            images = self.train.images[index]
-            yield (_shifted(images, self.shift, generator) if self.shift else images), self.train.labels[index]
+            images = self.train.images[index[mine]]
+            if self.shift:
+                images = _moved(images, _offsets(len(index), self.shift, derived_seed(seed, step))[:, mine], self.shift)
+            yield images, self.train.labels[index[mine]]
 
-    def batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
+    def batches(self, split: SplitName, batch_size: int, *, share: Share = WHOLE) -> Iterator[Batch]:
         part: Split = getattr(self, split)
-        yield from zip(part.images.split(batch_size), part.labels.split(batch_size), strict=True)
+        mine, size = share.of(len(part)), max(1, batch_size // share.workers)
+        if mine.start < mine.stop:
+            yield from zip(part.images[mine].split(size), part.labels[mine].split(size), strict=True)
 
     def to(self, device: torch.device) -> InMemory:
         return replace(
@@ -101,13 +134,28 @@ class InMemory(ImageSource):
         )
 
 
-def _shifted(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
-    """Every image moved by its own offset in [−shift, shift]², by one gather from the padded batch."""
+def equal_part(share: Share, batch: int) -> slice:
+    """The share's part of a batch, as large as every other's: gradients of workers are averaged without weights.
+
+    Raises `DataError` if there is no such part.
+    """
+    if batch % share.workers:
+        raise DataError(f"a batch of {batch} images cannot be shared out equally to {share.workers} workers")
+    return share.of(batch)
+
+
+def _offsets(n: int, shift: int, seed: int) -> Tensor:
+    """How far down and right each of n images is moved, [2, n], in [−shift, shift]."""
+    return torch.randint(-shift, shift + 1, (2, n), generator=torch.Generator().manual_seed(seed))
+
+
+def _moved(images: Tensor, offsets: Tensor, shift: int) -> Tensor:
+    """Every image moved by its own offset, zeros coming in, by one gather from the padded batch."""
     n, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (shift,) * 4)
-    offsets = torch.randint(0, 2 * shift + 1, (2, n, 1), generator=generator).to(images.device)
-    rows = offsets[0] + torch.arange(height, device=images.device)
-    columns = offsets[1] + torch.arange(width, device=images.device)
+    starts = shift - offsets[:, :, None].to(images.device)
+    rows = starts[0] + torch.arange(height, device=images.device)
+    columns = starts[1] + torch.arange(width, device=images.device)
     example = torch.arange(n, device=images.device)
     moved = padded.permute(0, 2, 3, 1)[example[:, None, None], rows[:, :, None], columns[:, None, :]]
     return moved.permute(0, 3, 1, 2).contiguous()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from aln.data import ImageSource, InMemory, Split
-from aln.data.source import _shifted
+from aln.data import WHOLE, ImageSource, InMemory, Share, Split
+from aln.data.source import _moved, _offsets
 from aln.errors import DataError
 
 
@@ -114,10 +114,54 @@ def test_shifts_depend_on_the_seed_alone():
 def test_a_shift_moves_each_image_on_its_own_and_leaves_the_original():
     images = split(30, size=4).images
     before = images.clone()
-    moved = _shifted(images, 1, torch.Generator().manual_seed(0))
+    moved = _moved(images, _offsets(30, 1, seed=0), 1)
     assert len({int((image == 0).sum()) for image in moved}) > 1
     assert torch.equal(images, before)
     assert moved.is_contiguous()
+
+
+def epoch(source: InMemory, batch_size: int, start: int = 0, share: Share = WHOLE) -> list[tuple]:
+    return list(source.train_batches(batch_size, 5, start=start, share=share))
+
+
+def test_an_epoch_goes_on_at_any_step_as_if_it_had_not_been_interrupted():
+    source = make(30, shift=1)
+    whole, rest = epoch(source, 6), epoch(source, 6, start=2)
+    assert len(rest) == 3
+    for (images, labels), (later_images, later_labels) in zip(whole[2:], rest, strict=True):
+        assert torch.equal(images, later_images)
+        assert torch.equal(labels, later_labels)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_shares_of_an_epoch_put_together_are_the_batches_of_one_worker(workers):
+    source = make(30, shift=1)
+    shares = [epoch(source, 6, share=Share(rank, workers)) for rank in range(workers)]
+    for (images, labels), *parts in zip(epoch(source, 6), *shares, strict=True):
+        assert all(len(part_labels) == 6 // workers for _, part_labels in parts)
+        assert torch.equal(images, torch.cat([part for part, _ in parts]))
+        assert torch.equal(labels, torch.cat([part for _, part in parts]))
+
+
+@pytest.mark.parametrize("workers", [2, 3, 7])
+def test_shares_of_a_split_hold_every_example_once(workers):
+    source = make(10)  # whose validation split has 5 images
+    labels = [
+        labels.tolist()
+        for rank in range(workers)
+        for _, labels in source.batches("validation", 4, share=Share(rank, workers))
+    ]
+    assert [label for part in labels for label in part] == list(range(5))
+
+
+def test_a_batch_that_cannot_be_shared_out_equally_is_refused():
+    with pytest.raises(DataError, match="a batch of 10 images cannot be shared out equally to 3 workers"):
+        next(make(30).train_batches(10, 0, share=Share(0, 3)))
+
+
+def test_a_share_beyond_the_last_is_refused():
+    with pytest.raises(DataError, match="worker 2 of 2: expected a number from 0 to 1"):
+        Share(2, 2)
 
 
 @pytest.mark.parametrize("shift", [0, 1])
