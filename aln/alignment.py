@@ -182,14 +182,14 @@ def _weights(layer: AlignedLayer) -> _Weights:
 @contextmanager
 def _probed(layer: AlignedLayer, probe: _Probe) -> Iterator[None]:
     """The layer with a probe in its rule's place."""
-    rule, error = layer.rule, layer.output_error
+    rule, error, aligned = layer.rule, layer.output_error, layer.aligned
     heard = None if error is None else error.value
     hook = layer.register_forward_hook(probe.project, with_kwargs=True, prepend=True)
     layer.rule = probe
     try:
         yield
     finally:
-        layer.rule = rule
+        layer.rule, layer.aligned = rule, aligned
         hook.remove()
         if error is not None:
             error.value = heard

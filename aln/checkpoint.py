@@ -18,21 +18,36 @@ _FORMAT = 1
 
 @dataclass
 class TrainState:
-    """A model, its optimizer and the number of epochs they have behind them.
+    """A model, its optimizer, and how far they are. No generator is saved: `fit` seeds them anew in every step.
 
-    `description` is the plain data (the resolved configuration) that a checkpoint carries so that it explains itself.
+    Attributes:
+        epoch: epochs done.
+        step: steps done of the epoch that is under way.
+        images: images seen in it.
+        sums: the sum of their losses (nats) and the number of correct answers.
+        description: plain data (the resolved configuration) that a checkpoint carries so that it explains itself.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     description: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    images: int = 0
+    sums: tuple[float, float] = (0.0, 0.0)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Stands before the first step of the epoch that has `epoch` others before it."""
+        self.epoch, self.step, self.images, self.sums = epoch, 0, 0, (0.0, 0.0)
 
     def save(self, path: Path) -> None:
         """Writes the checkpoint whole or not at all. Raises `CheckpointError` if it cannot be written."""
         content = {
             "format": _FORMAT,
             "epoch": self.epoch,
+            "step": self.step,
+            "images": self.images,
+            "sums": self.sums,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "description": self.description,
@@ -50,7 +65,7 @@ class TrainState:
             raise CheckpointError(f"{path}: the checkpoint cannot be written: {error}") from error
 
     def load(self, path: Path) -> None:
-        """Takes over a checkpoint's weights, optimizer and epoch. Raises `CheckpointError` if it does not fit."""
+        """Takes over weights, optimizer and place in training. Raises `CheckpointError` if they do not fit."""
         content = read_checkpoint(path)
         try:
             self.model.load_state_dict(content["model"])
@@ -58,7 +73,10 @@ class TrainState:
             _lay_out(self.optimizer)
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"{path}: the checkpoint is of another model or optimizer: {error}") from error
-        self.epoch = content["epoch"]
+        self.begin_epoch(content["epoch"])
+        # Checkpoints from before there were steps stand between epochs.
+        self.step, self.images = content.get("step", 0), content.get("images", 0)
+        self.sums = tuple(content.get("sums", self.sums))
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ class AlignedLayer(nn.Module):
     Attributes:
         activation: the activation that the layer's output goes through, if it is known; some options read it.
         steps: forward passes in training, by which rules with `align_every` find their turn.
+        aligned: whether B learns in the backward pass of the last forward pass.
         outputs: number of the network's outputs.
         output_error: the error at the network's output, under rules that use it; `is_output` marks who leaves it there.
     """
@@ -39,6 +40,7 @@ class AlignedLayer(nn.Module):
     rule: LearningRule
     activation: Activation | None = None
     steps: int = 0
+    aligned: bool
     outputs: int = 0
     output_error: OutputError | None = None
     is_output: bool = False
@@ -49,6 +51,7 @@ class AlignedLayer(nn.Module):
         self.rule = rule
         self.linear_map = linear_map
         self.activation = getattr(layer, "activation", None)
+        self.aligned = True
         self.register_parameter("backward_weight", None)
         self.register_buffer("fixed_feedback", None)
         self.train(layer.training)
@@ -128,6 +131,8 @@ class AlignedLayer(nn.Module):
     def _pass(self, x: Tensor) -> Pass:
         """How this pass goes; counts it if the rule lets steps out."""
         aligns = self.rule.aligns(self.steps, carries_error=x.requires_grad)
+        if self.aligned is not aligns:  # compiled networks are compiled anew for what is assigned
+            self.aligned = aligns
         if self.rule.skips_steps and self.training and torch.is_grad_enabled():
             self.steps += 1
         if self.is_output and self.output_error is not None:

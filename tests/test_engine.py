@@ -16,8 +16,9 @@ from torch import nn
 from aln.alignment import METRICS, measure_alignment
 from aln.angles import weight_angles
 from aln.build import Run, build, resume
+from aln.checkpoint import TrainState
 from aln.config import parse_run
-from aln.engine import EpochResult, evaluate, fit
+from aln.engine import EpochResult, StepProgress, evaluate, fit
 from aln.errors import DataError
 from aln.layers import aligned_layers
 from aln.optim import Constant
@@ -316,3 +317,43 @@ def test_every_kth_step_aligns_across_epochs(small_run: dict[str, Any]) -> None:
     layer.backward_weight.register_hook(lambda g: None if g is None else turns.append(layer.steps - 1))  # type: ignore[union-attr]
     train(run)
     assert turns == [0, 3, 6, 9, 12, 15]
+
+
+@pytest.mark.parametrize("model", [{"name": "mlp", "width": 16}, {"name": "resnet8", "width": 4}])
+@pytest.mark.parametrize(
+    "rule", [{"name": "mirror", "input_distribution": "normal"}, {"name": "information", "align_every": 3}]
+)
+def test_resuming_within_an_epoch_continues_bit_identically(
+    small_run: dict[str, Any], tmp_path: Path, rule: dict[str, Any], model: dict[str, Any]
+) -> None:
+    content = {**small_run, "rule": rule, "model": model, "epochs": 2}
+    content["data"] = {"name": "synthetic", "train": 320, "validation": 50, "image_size": 4, "channels": 1}
+    settings = {"save_steps": 4}  # of 10 steps an epoch
+    whole = make(content)
+    saved: list[tuple[int, int]] = []
+
+    def save(state: TrainState) -> None:
+        saved.append((state.epoch, state.step))
+        state.save(tmp_path / f"{state.epoch}-{state.step}.pt")
+
+    expected = list(fit(whole.state, whole.source, dataclasses.replace(whole.settings, **settings), save=save))
+    assert saved == [(0, 4), (0, 8), (1, 4), (1, 8)]
+    for epoch, step in [(0, 8), (1, 4)]:
+        again = make(content)
+        resume(again, tmp_path / f"{epoch}-{step}.pt")
+        assert (again.state.epoch, again.state.step) == (epoch, step)
+        assert timeless(train(again)) == timeless(expected[epoch:])
+        for a, b in zip(whole.state.model.state_dict().values(), again.state.model.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_every_step_is_told(small_run: dict[str, Any]) -> None:
+    run = make(small_run, epochs=2)
+    told: list[tuple[int, int, int, int, float, float]] = []
+
+    def listen(p: StepProgress) -> None:
+        told.append((p.epoch, p.step, p.steps, p.images, p.train_loss, p.train_top1))
+
+    results = list(fit(run.state, run.source, run.settings, on_step=listen))
+    assert [entry[:4] for entry in told] == [(e, s, 4, 32 * s) for e in (1, 2) for s in (1, 2, 3, 4)]
+    assert told[-1][4:] == (results[-1].train_loss, results[-1].train_top1)

@@ -23,7 +23,7 @@ ROWS = [
     ["layers"],
     ["angles", "alignment", "conversion"],
     ["models", "data", "optim"],
-    ["testing"],
+    ["testing", "world"],
     ["checkpoint"],
     ["engine"],
     ["config"],

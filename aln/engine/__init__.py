@@ -1,0 +1,17 @@
+"""Training and evaluation; `fit` is the way in."""
+
+from aln.engine.evaluation import evaluate
+from aln.engine.fit import fit
+from aln.engine.results import EpochResult, Evaluation, StepProgress
+from aln.engine.settings import FitSettings, NoisePretraining, Precision
+
+__all__ = [
+    "EpochResult",
+    "Evaluation",
+    "FitSettings",
+    "NoisePretraining",
+    "Precision",
+    "StepProgress",
+    "evaluate",
+    "fit",
+]

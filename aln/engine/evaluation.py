@@ -1,0 +1,51 @@
+"""Accuracy and loss of a model over a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from aln.data import Batch
+from aln.engine.results import Evaluation
+from aln.engine.settings import Precision
+from aln.errors import DataError
+from aln.world import ALONE, World
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The types in which kernels compute on a device."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """The type in which losses are added up: the widest that the device has."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Iterable[Batch], precision: Precision = "float32", world: World = ALONE
+) -> Evaluation:
+    """Evaluates the model, in evaluation mode, on every example of all workers' `batches` (on the model's device)."""
+    was_training = model.training
+    model.eval()
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    sums = torch.zeros(3, device=device, dtype=wide(device))
+    examples = 0
+    for images, labels in batches:
+        with autocast(device, precision):
+            logits = model(images)
+        logits = logits.to(sums.dtype)
+        ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss])
+        examples += len(labels)
+    model.train(was_training)
+    examples = int(world.sum(torch.tensor(examples, device=device)))
+    if not examples:
+        raise DataError("nothing to evaluate: the split holds no batch")
+    top1, top5, loss_sum = (world.sum(sums) / examples).tolist()
+    return Evaluation(top1=100 * top1, top5=100 * top5, loss=loss_sum, examples=examples)
