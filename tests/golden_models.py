@@ -41,8 +41,8 @@ SCALARS = ("cross_entropy", "reg_loss", "alignment_loss")
 BOUNDS = {"logits": 1e-5, **dict.fromkeys(SCALARS, 1e-5), "gradient norms": 1e-3, "gradient samples": 5e-3}
 STEP_1, LATER_STEPS = 2e-3, 0.02
 ROUNDING = 1e-6  # relative, of each pixel: changes the logits by about as much as the original's differ from float64
-SPREAD = 3  # of maxima over many numbers
-SPREAD_AFTER_STEPS = 10  # of single losses, which may happen to change little
+DRAWS = 3  # of that rounding: a single loss may happen to change little (in v1-50 by 0.006 to 0.12 over six draws)
+SPREAD = 3
 
 
 def initial_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -121,13 +121,16 @@ class ModelCase:
             yield Comparison(**identity, quantity="all", missing=", ".join(missing))
             return
         ours = self.measure(self.images, len(self.case["trajectory"]))
-        noise = torch.randn(self.images.shape, generator=torch.Generator().manual_seed(0)).to(self.images)
-        rounding = self.measure(self.images * (1 + ROUNDING * noise), len(self.case["trajectory"])).errors(ours)
+        roundings = [self._rounded(seed).errors(ours) for seed in range(DRAWS)]
         for quantity, error in ours.errors(self.golden()).items():
-            spread = SPREAD if quantity in BOUNDS else SPREAD_AFTER_STEPS
             bound = BOUNDS.get(quantity, STEP_1 if quantity == "step 1" else LATER_STEPS)
-            allowed = max(bound, spread * rounding[quantity])
+            allowed = max(bound, SPREAD * max(rounding[quantity] for rounding in roundings))
             yield Comparison(**identity, quantity=quantity, error=error, allowed=allowed)
+
+    def _rounded(self, seed: int) -> Measurement:
+        """Our numbers with every pixel moved by rounding."""
+        noise = torch.randn(self.images.shape, generator=torch.Generator().manual_seed(seed)).to(self.images)
+        return self.measure(self.images * (1 + ROUNDING * noise), len(self.case["trajectory"]))
 
     def golden(self) -> Measurement:
         """The original's numbers."""
