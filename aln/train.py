@@ -65,9 +65,9 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     console.print(f"{config.rule.name} on {config.model.name}: {coverage(run.state.model)}.", highlight=False)
 
     # MLflow takes seconds to import: a mistake in a file should not wait for it.
-    from aln.tracking import Tracker, ui_command, ui_page
+    from aln.tracking import SPOOL, Tracker, ui_command, ui_page
 
-    tracker = Tracker(options.experiment or config.data.name)
+    tracker = Tracker(options.experiment or config.data.name, spool=folder / SPOOL)
     if not options.resume:
         make_folder(folder)
     tracked = tracker.run(name, {"kind": "run", "run": name}, fresh=not options.resume)
@@ -84,6 +84,8 @@ def _main(options: argparse.Namespace, console: Console) -> int:
         raise
     finally:
         tracked.finish(status)
+        if missing := tracker.close():
+            console.print(missing, highlight=False, soft_wrap=True)
         if status == "interrupted" and (folder / CHECKPOINT).exists():
             again = runnable(f"python -m aln.train --resume --name {name}")
             console.print(f"continue it with {again}", highlight=False, soft_wrap=True)
@@ -126,7 +128,6 @@ def _train(
             tracked.log(result.metrics(), result.epoch)
             due = result.epoch % checkpoint_every == 0 or result.epoch == run.settings.epochs
             if due and not result.diverged:
-                tracked.flush()  # first: whoever resumes from the checkpoint does not log these epochs again
                 run.state.save(checkpoint)
             progress.update(task, completed=result.epoch, description=_line(result))
             if not console.is_terminal:

@@ -106,6 +106,7 @@ def test_baselines_have_their_own_colours_whichever_ended_first(workplace: Path,
 
 def trials(tracker: Tracker) -> list[Run]:
     """The trials that were logged, in order."""
+    assert tracker.drain() == ""
     runs = tracker.client.search_runs([tracker.experiment_id], order_by=["attributes.start_time ASC"])
     return list(runs)
 

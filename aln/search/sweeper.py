@@ -23,7 +23,7 @@ from aln.search.records import Status, TrialRecord, ranked
 from aln.search.screen import Screen
 from aln.search.tuning import cluster, tune_trials
 from aln.space import format_point
-from aln.tracking import TrackedRun, Tracker
+from aln.tracking import SPOOL, TrackedRun, Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def run_sweep(plan: SweepPlan, console: Console, began: float | None = None) -> 
     layers = coverage(build_model(plan.base, load_data(plan.base.data)))
     console.print(f"{plan.base.model.name}: {layers}.", highlight=False)
     with cluster(plan) as (where, concurrent):
-        tracker = Tracker(plan.sweep.experiment)
+        tracker = Tracker(plan.sweep.experiment, spool=plan.folder / SPOOL)
         make_folder(plan.folder)
         console.print(f"Running on {where}: {concurrent} trials at once.", highlight=False)
         parent = tracker.run(plan.name, {"sweep": plan.name, "kind": "sweep"}, fresh=True)
@@ -77,6 +77,8 @@ def run_sweep(plan: SweepPlan, console: Console, began: float | None = None) -> 
         finally:
             listener.interrupt()
             parent.finish(status)
+            if missing := tracker.close():
+                console.print(missing, highlight=False, soft_wrap=True)
     return outcome
 
 
@@ -114,7 +116,8 @@ def _conclude(
         parent.summarise({f"test_top1/{label}": value for label, value in tested.items()})
         parent.artifact(_write_best(plan, best))
         parent.note(f"Best trial **{best.label}**: {format_point(best.point)}")
-    runs, folder = tracker.trials(parent.run_id), plan.folder / "plots"
+    tracker.drain()
+    runs, folder = tracker.trials(parent), plan.folder / "plots"
     for file in draw_sweep(runs, tracker, plan.space, plan.sweep.metric, plan.sweep.mode, folder):
         parent.artifact(file, "plots")
     seconds = time.perf_counter() - began

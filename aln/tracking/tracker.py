@@ -5,17 +5,20 @@ With the embedded store (SQLite) there must be one writer, so trials report to t
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_COMMIT,
     MLFLOW_PARENT_RUN_ID,
@@ -27,16 +30,22 @@ from mlflow.utils.mlflow_tags import (
 from aln.config import RunConfig
 from aln.errors import AlnError
 from aln.preflight import require_listener
+from aln.tracking.spool import Spool
+from aln.tracking.writer import Writer
 
-# MLflow takes at most so many of each in one request.
-_METRICS_PER_BATCH, _PARAMS_PER_BATCH = 1000, 100
-# Metrics wait so long for company: a transaction costs the same for one as for a hundred.
-_FLUSH_SECONDS = 2.0
+SPOOL = "mlflow.spool"  # the file's name in the folder of a run or a sweep
+
+# The tag that tells a run from all others of the same name.
+_KEY = "aln.key"
 
 # Two lines a run, in the midst of our own.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# MLflow tells every step of making its database.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+# A client that gives up soon: the writer tries again itself, and says so at the end.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+# They tell every step of making the database, and every failed try.
+for _logger in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+    logging.getLogger(_logger).setLevel(logging.CRITICAL)
 
 
 def default_uri() -> str:
@@ -66,12 +75,19 @@ def _alone(uri: str) -> AbstractContextManager[object]:
 class Tracker:
     """One MLflow experiment. Raises `AlnError` naming the address if the store cannot be reached.
 
-    Artifacts of the embedded store lie in `mlartifacts` beside its file; a server knows its own place for them.
+    Everything that runs are told goes to a spool on disk and from there to MLflow, in a thread of its own: a server
+    that goes away later stops no training, and hears everything when it is back. Artifacts of the embedded store lie in
+    `mlartifacts` beside its file; a server knows its own place for them.
+
+    Args:
+        spool: the file that holds what MLflow has not heard yet; made with the first run. Its entries of an earlier
+            process are delivered, too. In memory if None.
     """
 
-    def __init__(self, experiment: str, uri: str | None = None) -> None:
+    def __init__(self, experiment: str, uri: str | None = None, spool: Path | None = None) -> None:
         self.uri = uri or default_uri()
         self.experiment = experiment
+        self._path = spool
         require_listener(self.uri, "MLflow")
         try:
             # Two processes that make or migrate the same SQLite file at once leave it broken.
@@ -82,6 +98,7 @@ class Tracker:
         except Exception as error:  # MLflow lets the errors of database drivers and HTTP clients through
             raise AlnError(f"MLflow at {self.uri} cannot be used: {str(error).splitlines()[0]}") from error
         self._commit = _git_commit()
+        self._began = 0
 
     def _create(self) -> str:
         location = None
@@ -90,28 +107,54 @@ class Tracker:
         experiment_id: str = self.client.create_experiment(self.experiment, artifact_location=location)
         return experiment_id
 
+    @cached_property
+    def _spool(self) -> Spool:
+        return Spool(self._path)
+
+    @cached_property
+    def _writer(self) -> Writer:
+        return Writer(self.client, self.experiment_id, self._spool)
+
     def run(
         self, name: str, tags: Mapping[str, str], parent: TrackedRun | None = None, fresh: bool = False
     ) -> TrackedRun:
         """The last run with exactly these tags under this parent; a new one if there is none or `fresh` asks for it."""
-        if parent is not None:
-            tags = {**tags, MLFLOW_PARENT_RUN_ID: parent.run_id}
-        if not fresh:
-            wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-            newest = ["attributes.start_time DESC"]
-            if found := self.client.search_runs([self.experiment_id], wanted, max_results=1, order_by=newest):
-                return TrackedRun(self.client, found[0])
+        if fresh:
+            tags = {**tags, _KEY: uuid.uuid4().hex}
         extra = {MLFLOW_RUN_NAME: name, MLFLOW_USER: os.environ.get("USER", "unknown")}
         if self._commit:
             extra[MLFLOW_GIT_COMMIT] = self._commit
-        return TrackedRun(self.client, self.client.create_run(self.experiment_id, tags={**tags, **extra}))
+        self._began = max(self._began + 1, _now())  # runs are listed by when they began
+        above = None if parent is None else parent.key
+        key = json.dumps([above, dict(tags)], sort_keys=True)
+        self._spool.name(key, {"tags": dict(tags), "parent": above, "extra": extra, "began": self._began})
+        return TrackedRun(key, self._spool, self._writer)
 
-    def trials(self, parent_id: str) -> list[Run]:
-        """All trials of the sweep whose run is given, baselines included, in the order in which they began."""
+    def drain(self, seconds: float = 60.0) -> str:
+        """Waits until MLflow has everything, at most so many seconds; says what is missing, nothing if nothing is."""
+        waiting, refused = self._writer.drain(seconds), self._spool.refused()
+        said = []
+        if waiting:
+            kept = f" and is kept in {self._path}" if self._path else ""
+            reason = f" ({self._writer.away})" if self._writer.away else ""
+            said.append(f"MLflow at {self.uri} cannot be written to{reason}: it lacks {waiting} entries{kept}")
+        if refused:
+            said.append(f"MLflow refused {len(refused)} entries: {refused[0]}")
+        return "; ".join(said)
+
+    def close(self, seconds: float = 60.0) -> str:
+        """Ends the writing after a last `drain`, whose answer it gives; what waits stays in the spool."""
+        missing = self.drain(seconds)
+        self._writer.close()
+        self._spool.close()
+        return missing
+
+    def trials(self, parent: TrackedRun) -> list[Run]:
+        """All trials under a sweep's run, baselines included, in the order in which they began; see `drain`."""
         runs: list[Run] = []
         token: str | None = None
         while True:
-            wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
+            wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}'"
             page = self.client.search_runs(
                 [self.experiment_id], wanted, order_by=["attributes.start_time ASC"], page_token=token
             )
@@ -122,19 +165,20 @@ class Tracker:
 
 
 class TrackedRun:
-    """One MLflow run. Metrics are buffered for up to two seconds; `finish` writes whatever waits.
+    """One MLflow run. What it is told is on disk when a call returns, and in MLflow a little later.
 
     Epochs that the run holds already, because a resumed training repeats them, are not logged again: MLflow would keep
     both points.
     """
 
-    def __init__(self, client: MlflowClient, run: Run) -> None:
-        self.run_id: str = run.info.run_id
-        self._client = client
-        self._waiting: list[Metric] = []
-        self._flushed = time.monotonic()
-        held = client.get_metric_history(self.run_id, "epoch_seconds") if run.data.metrics else []
-        self._held = max((metric.step for metric in held), default=-1)
+    def __init__(self, key: str, spool: Spool, writer: Writer) -> None:
+        self.key = key
+        self._spool, self._writer = spool, writer
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id; None until something was written to the run (`Tracker.drain` waits for that)."""
+        return self._writer.run_id(self.key)
 
     def note(self, markdown: str) -> None:
         """Sets the description that MLflow shows at the head of the run."""
@@ -145,52 +189,40 @@ class TrackedRun:
 
         Parameters that the run holds already stay as they are: MLflow does not let a resumed run change them.
         """
-        held = self._client.get_run(self.run_id).data.params
-        params = [Param(key, str(value)) for key, value in config.flat().items() if key not in held]
-        for start in range(0, len(params), _PARAMS_PER_BATCH):
-            self._client.log_batch(self.run_id, params=params[start : start + _PARAMS_PER_BATCH])
+        self._spool.add(self.key, "params", {key: str(value) for key, value in config.flat().items()})
         self.tag(rule=config.rule.name, model=config.model.name, data=config.data.name)
         self.text(config.to_yaml(), "config.yaml")
 
     def tag(self, **tags: str) -> None:
         """Sets tags."""
-        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._spool.add(self.key, "tags", tags)
 
     def log(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Logs an epoch's numbers. They are written together with those that follow within two seconds."""
-        if epoch <= self._held:
-            return
-        now = int(time.time() * 1000)
-        self._waiting += [Metric(key, value, now, epoch) for key, value in metrics.items()]
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self.flush()
+        """Logs an epoch's numbers."""
+        self._spool.add(self.key, "metrics", {"values": dict(metrics), "epoch": epoch, "time": _now()})
 
     def summarise(self, metrics: Mapping[str, float]) -> None:
-        """Logs numbers of the run as a whole, at once."""
-        now = int(time.time() * 1000)
-        self._client.log_batch(self.run_id, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
-
-    def flush(self) -> None:
-        """Writes the metrics that wait."""
-        while self._waiting:
-            self._client.log_batch(self.run_id, metrics=self._waiting[:_METRICS_PER_BATCH])
-            del self._waiting[:_METRICS_PER_BATCH]
-        self._flushed = time.monotonic()
+        """Logs numbers of the run as a whole."""
+        self._spool.add(self.key, "metrics", {"values": dict(metrics), "epoch": None, "time": _now()})
 
     def text(self, text: str, name: str) -> None:
         """Stores a text as an artifact."""
-        self._client.log_text(self.run_id, text, name)
+        self._spool.add(self.key, "text", {"text": text, "name": name})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Stores a file."""
-        self._client.log_artifact(self.run_id, str(path), folder)
+        """Stores a file, which must stay where it is until MLflow has it."""
+        self._spool.add(self.key, "file", {"path": str(path.resolve()), "folder": folder})
 
     def finish(self, status: str) -> None:
         """Ends the run. `status` (completed, stopped, diverged, failed, interrupted) is kept as a tag."""
-        self.flush()
         self.tag(status=status)
         ended = {"failed": "FAILED", "interrupted": "KILLED"}.get(status, "FINISHED")
-        self._client.set_terminated(self.run_id, ended)
+        self._spool.add(self.key, "end", {"status": ended, "time": _now()})
+
+
+def _now() -> int:
+    """Milliseconds since 1970, MLflow's time."""
+    return int(time.time() * 1000)
 
 
 def _git_commit() -> str | None:

@@ -1,0 +1,54 @@
+"""The queue between training and MLflow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from aln.tracking.spool import Spool
+
+
+def test_entries_come_out_in_their_order_until_they_are_removed(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.name("a", {"tags": {"x": "1"}})
+    spool.name("a", {"tags": {"x": "2"}})
+    for number in range(5):
+        spool.add("a", "metrics", {"values": {"loss": number / 3}})
+    assert spool.identity("a") == {"tags": {"x": "1"}}
+    head = spool.head(3)
+    assert [entry.content["values"]["loss"] for entry in head] == [0, 1 / 3, 2 / 3]
+    spool.remove(head)
+    again = Spool(tmp_path / "spool")
+    assert [entry.content["values"]["loss"] for entry in again.head(9)] == [1.0, 4 / 3]
+    assert len(again) == len(spool) == 2
+
+
+def test_what_is_laid_aside_keeps_its_reason(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.add("a", "tags", {"x": "1"})
+    spool.add("a", "tags", {"x": "2"})
+    spool.refuse(spool.head(1), "too long")
+    assert spool.refused() == ["too long"]
+    assert [entry.content for entry in spool.head(9)] == [{"x": "2"}]
+
+
+def test_an_entry_that_was_added_survives_the_death_of_its_process(tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from aln.tracking.spool import Spool
+spool = Spool(Path({str(tmp_path / "spool")!r}))
+for number in range(10**6):
+    spool.add("a", "tags", number)
+    print(number, flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = -1
+        for line in process.stdout:
+            said = int(line)
+            if said == 50:
+                process.kill()
+    numbers = [entry.content for entry in Spool(tmp_path / "spool").head(10**6)]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) > said >= 50
