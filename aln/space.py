@@ -12,6 +12,7 @@ A parameter is a range (`min`, `max`, optionally `log` or `step`; whole numbers 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,15 @@ class Range:
         """Values that a configuration must accept for the whole range to be legal."""
         return (self.min, self.max)
 
+    @property
+    def middle(self) -> float:
+        """The value half-way, on the range's own scale and among its steps."""
+        if self.log:
+            return round(math.sqrt(self.min * self.max)) if self.integer else math.sqrt(self.min * self.max)
+        step = self.step or (1 if self.integer else None)
+        half = (self.max - self.min) / 2
+        return self.min + (half if step is None else half // step * step)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -49,6 +59,11 @@ class Choice:
     @property
     def examples(self) -> tuple[Any, ...]:
         return self.values
+
+    @property
+    def middle(self) -> Any:
+        """The value that stands in the middle."""
+        return self.values[len(self.values) // 2]
 
 
 Parameter = Range | Choice

@@ -11,6 +11,7 @@ BEGAN = time.perf_counter()
 
 import argparse
 import itertools
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -84,6 +86,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     plan = SweepPlan(name=name, space=space, sweep=sweep, base=base, folder=folder)
     _show_plan(plan, console)
     if options.dry_run:
+        _show_estimate(plan, console)
         return 0
     outcome = run_sweep(plan, console, BEGAN)
     _show_outcome(plan, outcome, console)
@@ -129,6 +132,26 @@ def _show_plan(plan: SweepPlan, console: Console) -> None:
         f"A trial takes {run.resources.cpus} CPU cores and {run.resources.gpus:g} GPUs. Results go to {plan.folder}.",
         soft_wrap=True,
     )
+
+
+def _show_estimate(plan: SweepPlan, console: Console) -> None:
+    """Prints how many trials fit at once and how long they take, from one timed epoch in the middle of the space."""
+    from aln.search import slots
+    from aln.timing import time_epoch
+
+    cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    fit = min(slots(plan.base.resources, cpus, gpus), plan.sweep.max_concurrent or sys.maxsize)
+    console.print(f"This machine ({cpus} CPU cores, {gpus} GPUs) holds {fit} trials at once.", highlight=False)
+    if fit:
+        seconds = time_epoch(plan.config(plan.example()))
+        trials = plan.sweep.trials + len(plan.sweep.baselines)
+        hours = trials * plan.base.epochs * seconds / fit / 3600
+        total = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+        console.print(
+            f"An epoch takes about {seconds:.2g} s here: at most {total} for {trials} trials, less with early stopping.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> None:

@@ -264,3 +264,18 @@ def test_format_point():
     assert format_point({"rule.alpha": 0.25, "rule.input_distribution": None}) == (
         "rule.alpha=0.25 rule.input_distribution=null"
     )
+
+
+@pytest.mark.parametrize(
+    ("parameter", "middle"),
+    [
+        (Range(min=1e-4, max=1e-2, log=True), 1e-3),
+        (Range(min=0.0, max=1.0), 0.5),
+        (Range(min=0.0, max=1.0, step=0.2), 0.4),
+        (Range(min=1, max=8, integer=True), 4),
+        (Range(min=1, max=64, log=True, integer=True), 8),
+        (Choice(values=(None, "normal", "uniform")), "normal"),
+    ],
+)
+def test_the_middle_of_a_parameter(parameter: Range | Choice, middle: object) -> None:
+    assert parameter.middle == (pytest.approx(middle) if isinstance(middle, float) else middle)

@@ -29,7 +29,7 @@ ROWS = [
     ["config"],
     ["space"],
     ["build"],
-    ["tracking"],
+    ["tracking", "timing"],
     ["report"],
     ["search"],
     ["command"],

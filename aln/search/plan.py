@@ -45,6 +45,10 @@ class SweepPlan:
             compute["device"] = "cuda" if self.base.resources.gpus else "cpu"
         return {**content, "compute": compute}
 
+    def example(self) -> dict[str, Any]:
+        """A point in the middle of the space."""
+        return {key: parameter.middle for key, parameter in self.space.parameters.items()}
+
     def config(self, point: Mapping[str, Any]) -> RunConfig:
         """The resolved run at a point of the space."""
         return parse_run(self.content(point))
