@@ -148,7 +148,7 @@ def _show_estimate(plan: SweepPlan, console: Console) -> None:
         hours = trials * plan.base.epochs * seconds / fit / 3600
         total = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
         console.print(
-            f"An epoch takes about {seconds:.2g} s here: at most {total} for {trials} trials, less with early stopping.",
+            f"An epoch takes about {seconds:.2g} s: at most {total} for {trials} trials, less with early stopping.",
             highlight=False,
             soft_wrap=True,
         )
