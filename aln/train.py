@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aln.build import Run, build, evaluate_test, resume
 from aln.checkpoint import CHECKPOINT, read_checkpoint
@@ -21,6 +20,7 @@ from aln.conversion import coverage
 from aln.engine import EpochResult, fit
 from aln.errors import ConfigError, Problem
 from aln.preflight import make_folder
+from aln.progress import TrainingProgress
 
 if TYPE_CHECKING:
     from aln.tracking import TrackedRun
@@ -119,25 +119,16 @@ def _described(options: argparse.Namespace) -> Document:
 def _train(
     run: Run, checkpoint_every: int, checkpoint: Path, tracked: TrackedRun, console: Console
 ) -> EpochResult | None:
-    """Trains to the end with a bar on a terminal and a line an epoch elsewhere; returns the last epoch's result."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    """Trains to the end; returns the last epoch's result."""
     result = None
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=run.settings.epochs, completed=run.state.epoch)
-        for result in fit(run.state, run.source, run.settings):
+    with TrainingProgress(console, run.settings.epochs, run.state.epoch) as progress:
+        for result in fit(run.state, run.source, run.settings, on_step=progress.step):
             tracked.log(result.metrics(), result.epoch)
             due = result.epoch % checkpoint_every == 0 or result.epoch == run.settings.epochs
             if due and not result.diverged:
                 run.state.save(checkpoint)
-            progress.update(task, completed=result.epoch, description=_line(result))
-            if not console.is_terminal:
-                console.print(f"epoch {result.epoch:>3}/{run.settings.epochs}  {_line(result)}", highlight=False)
+            progress.epoch(result)
     return result
-
-
-def _line(result: EpochResult) -> str:
-    validation = "diverged" if result.validation is None else f"val top-1 {result.validation.top1:.2f} %"
-    return f"loss {result.train_loss:.4f}  {validation}  {result.images_per_second:.0f} images/s"
 
 
 if __name__ == "__main__":

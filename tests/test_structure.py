@@ -32,7 +32,7 @@ ROWS = [
     ["tracking", "timing"],
     ["report"],
     ["search"],
-    ["command"],
+    ["command", "progress"],
     ["train", "sweep", "validate", "import_tf"],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
