@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from aln.batch_norm import synchronise
 from aln.checkpoint import TrainState, read_checkpoint
 from aln.config import Component, Compute, RunConfig, parse_run
 from aln.config.components import component_model
@@ -17,9 +20,10 @@ from aln.conversion import align
 from aln.data import ImageSource, SplitName
 from aln.engine import Evaluation, FitSettings, NoisePretraining, Precision, evaluate
 from aln.errors import AlnError, CheckpointError, ConfigError
+from aln.world import ALONE, World
 
 # Sections in which a run may differ from the checkpoint that it continues.
-_FREE = ("compute", "resources", "checkpoint_every", "alignment")
+_FREE = ("compute", "resources", "checkpoint", "alignment")
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,18 @@ class Run:
     settings: FitSettings
 
 
-def build(config: RunConfig) -> Run:
-    """Makes data, model, rule, optimizer and schedule. The initial weights depend on the run's seed alone."""
+def build(config: RunConfig, world: World = ALONE) -> Run:
+    """Makes data, model, rule, optimizer and schedule. The initial weights depend on the run's seed alone.
+
+    `world` is who will train it: with many workers and `sync_batch_norm`, batch norms see all of them.
+    """
     device = choose_device(config.compute)
     source = load_data(config.data)
     model = build_model(config, source).to(device)
     if config.compute.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    if config.sync_batch_norm and world.workers > 1:
+        model = synchronise(model)
     state = TrainState(model, config.optimizer.make("optimizer").build(model), description=config.plain())
     settings = FitSettings(
         epochs=config.epochs,
@@ -49,6 +58,7 @@ def build(config: RunConfig) -> Run:
         deterministic=config.compute.deterministic,
         alignment_every=config.alignment.every,
         alignment_images=config.alignment.images,
+        save_steps=config.checkpoint.steps,
         pretraining=NoisePretraining(steps=config.pretraining.steps, lr=config.pretraining.lr),
     )
     return Run(state, source, settings)
@@ -76,13 +86,18 @@ def _load_data(name: str, options: str) -> ImageSource:
 def resume(run: Run, path: Path) -> None:
     """Continues `run` from a checkpoint. Raises `CheckpointError` if it is unreadable or of another configuration.
 
-    Where things happen, and how often what training does not notice (`compute`, `resources`, `checkpoint_every`,
+    Where things happen, and how often what training does not notice (`compute`, `resources`, `checkpoint`,
     `alignment`), may have changed.
     """
+    resume_from(run, read_checkpoint(path), str(path))
+
+
+def resume_from(run: Run, content: Mapping[str, Any], place: str) -> None:
+    """Continues `run` from the content of a checkpoint that was read from `place`; see `resume`."""
     try:
-        theirs = parse_run(read_checkpoint(path)["description"]).flat()
+        theirs = parse_run(content["description"]).flat()
     except ConfigError as error:
-        raise CheckpointError(f"{path}: its configuration is no longer valid: {error}") from error
+        raise CheckpointError(f"{place}: its configuration is no longer valid: {error}") from error
     ours = parse_run(run.state.description).flat()
     changed = [
         f"{key} was {theirs.get(key)!r} and is {ours.get(key)!r}"
@@ -90,8 +105,8 @@ def resume(run: Run, path: Path) -> None:
         if theirs.get(key) != ours.get(key) and key.split(".")[0] not in _FREE
     ]
     if changed:
-        raise CheckpointError(f"{path}: belongs to another configuration: {'; '.join(changed)}")
-    run.state.load(path)
+        raise CheckpointError(f"{place}: belongs to another configuration: {'; '.join(changed)}")
+    run.state.take_over(content, place)
 
 
 def load_weights(run: Run, path: Path) -> None:
@@ -116,16 +131,16 @@ def load_weights(run: Run, path: Path) -> None:
     run.state.model.load_state_dict(theirs)
 
 
-def evaluate_split(run: Run, split: SplitName) -> Evaluation:
-    """The run's model on every example of a split."""
+def evaluate_split(run: Run, split: SplitName, world: World = ALONE) -> Evaluation:
+    """The run's model on every example of a split, which the workers share."""
     device = next(run.state.model.parameters()).device
-    batches = run.source.to(device).batches(split, 4 * run.settings.batch_size)
-    return evaluate(run.state.model, batches, run.settings.precision)
+    batches = run.source.to(device).batches(split, 4 * run.settings.batch_size, share=world.share)
+    return evaluate(run.state.model, batches, run.settings.precision, world)
 
 
-def evaluate_test(run: Run) -> Evaluation:
+def evaluate_test(run: Run, world: World = ALONE) -> Evaluation:
     """The run's model on the test split, which nothing else looks at."""
-    return evaluate_split(run, "test")
+    return evaluate_split(run, "test", world)
 
 
 def choose_device(compute: Compute) -> torch.device:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import io
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from aln.errors import CheckpointError
+from aln.errors import CheckpointError, MissingFileError, StorageError
+from aln.storage import split_address
 
 CHECKPOINT = "checkpoint.pt"  # the file's name in the folder of a run or a trial
 _FORMAT = 1
@@ -40,39 +45,44 @@ class TrainState:
         """Stands before the first step of the epoch that has `epoch` others before it."""
         self.epoch, self.step, self.images, self.sums = epoch, 0, 0, (0.0, 0.0)
 
-    def save(self, path: Path) -> None:
-        """Writes the checkpoint whole or not at all. Raises `CheckpointError` if it cannot be written."""
-        content = {
-            "format": _FORMAT,
-            "epoch": self.epoch,
-            "step": self.step,
-            "images": self.images,
-            "sums": self.sums,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "description": self.description,
-        }
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    def save(self, path: str | Path) -> None:
+        """Writes the checkpoint whole or not at all, to a file or a URL. Raises `CheckpointError` if it cannot be."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-            partial.unlink(missing_ok=True)
-            raise CheckpointError(f"{path}: the checkpoint cannot be written: {error}") from error
+            storage, name = split_address(path)
+            storage.write(name, self.content())
+        except StorageError as error:
+            raise CheckpointError(f"{path}: the checkpoint cannot be written: {error.reason}") from error
 
-    def load(self, path: Path) -> None:
+    def content(self) -> memoryview:
+        """The checkpoint's bytes."""
+        file = io.BytesIO()
+        torch.save(
+            {
+                "format": _FORMAT,
+                "epoch": self.epoch,
+                "step": self.step,
+                "images": self.images,
+                "sums": self.sums,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "description": self.description,
+            },
+            file,
+        )
+        return file.getbuffer()
+
+    def load(self, path: str | Path) -> None:
         """Takes over weights, optimizer and place in training. Raises `CheckpointError` if they do not fit."""
-        content = read_checkpoint(path)
+        self.take_over(read_checkpoint(path), str(path))
+
+    def take_over(self, content: Mapping[str, Any], address: str) -> None:
+        """Takes over what `read_checkpoint` returned from there. Raises `CheckpointError` if it does not fit."""
         try:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
             _lay_out(self.optimizer)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{path}: the checkpoint is of another model or optimizer: {error}") from error
+            raise CheckpointError(f"{address}: the checkpoint is of another model or optimizer: {error}") from error
         self.begin_epoch(content["epoch"])
         # Checkpoints from before there were steps stand between epochs.
         self.step, self.images = content.get("step", 0), content.get("images", 0)
@@ -91,14 +101,37 @@ def _lay_out(optimizer: torch.optim.Optimizer) -> None:
                 entries[name] = torch.empty_like(parameter).copy_(value)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file, tensors on the CPU; runs no code from the file. Raises `CheckpointError`."""
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint, a file or a URL, tensors on the CPU; runs no code from it.
+
+    Raises `CheckpointError` if it is not there, damaged in a single bit, or no checkpoint.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
+        storage, name = split_address(path)
+        return parse_checkpoint(storage.read(name), str(path))
+    except MissingFileError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error
-    except Exception as error:  # torch.load raises whatever its unpickler or zip reader met first
-        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
+    except StorageError as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint: {error.reason}") from error
+
+
+def parse_checkpoint(raw: bytes, address: str) -> dict[str, Any]:
+    """What the bytes of a checkpoint hold. Raises `CheckpointError` naming the address if they are damaged, or none."""
+    try:
+        # torch.load does not look at the checksums of its own files.
+        with zipfile.ZipFile(io.BytesIO(raw)) as records:
+            if (damaged := records.testzip()) is not None:
+                raise CheckpointError(f"{address}: not a readable checkpoint: {damaged} has another checksum")
+        content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    except (CheckpointError, MemoryError):
+        raise
+    except pickle.UnpicklingError as error:  # its text advises to load it all the same
+        name = re.search(r"GLOBAL [\w.]+", str(error))
+        found = f" ({name[0]})" if name else ""
+        raise CheckpointError(f"{address}: not a readable checkpoint: it holds more than plain data{found}") from error
+    except Exception as error:  # zipfile and torch.load raise whatever they met first
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{address}: not a readable checkpoint: {reason}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of aln, format {_FORMAT}")
+        raise CheckpointError(f"{address}: not a checkpoint of aln, format {_FORMAT}")
     return content

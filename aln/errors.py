@@ -26,6 +26,21 @@ class CheckpointError(AlnError):
     """A checkpoint cannot be read, or does not belong to this run."""
 
 
+class StorageError(AlnError):
+    """A folder, or an object store, or a file there, cannot be used: which one, what failed, and why, in one line."""
+
+    def __init__(self, address: str, failed: str, reason: str) -> None:
+        super().__init__(address, failed, reason)  # all three: an exception travels between processes by its arguments
+        self.address, self.failed, self.reason = address, failed, reason
+
+    def __str__(self) -> str:
+        return f"{self.address} {self.failed}: {self.reason}"
+
+
+class MissingFileError(StorageError):
+    """A file is not there."""
+
+
 class SweepError(AlnError):
     """A sweep cannot start."""
 

@@ -6,7 +6,8 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from aln.errors import AlnError
+from aln.errors import AlnError, StorageError
+from aln.storage import open_storage
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -30,11 +31,14 @@ def require_listener(address: str, who: str, seconds: float = 10.0) -> None:
         raise AlnError(f"{who} at {address} cannot be reached: {error}") from error
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder that must not be there yet. Raises `AlnError` naming it if it cannot be made or written to."""
+def make_folder(place: str | Path) -> None:
+    """Makes a folder that must not be there yet, or takes a URL that holds nothing yet.
+
+    Raises `AlnError` naming it if it cannot be made, written, listed or read.
+    """
     try:
-        path.mkdir(parents=True)
-        (path / ".writable").touch()
-        (path / ".writable").unlink()
-    except OSError as error:
-        raise AlnError(f"{path} cannot be made for the results: {error.strerror or error}") from error
+        storage = open_storage(place)
+        storage.create()
+        storage.check_writable()
+    except StorageError as error:
+        raise AlnError(f"{place} cannot be made for the results: {error.reason}") from error
