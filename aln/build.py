@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,9 +19,10 @@ from aln.conversion import align
 from aln.data import ImageSource, SplitName
 from aln.engine import Evaluation, FitSettings, NoisePretraining, Precision, evaluate
 from aln.errors import AlnError, CheckpointError, ConfigError
+from aln.world import ALONE, World
 
 # Sections in which a run may differ from the checkpoint that it continues.
-_FREE = ("compute", "resources", "checkpoint_every", "alignment")
+_FREE = ("compute", "resources", "checkpoint", "alignment")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def build(config: RunConfig) -> Run:
         deterministic=config.compute.deterministic,
         alignment_every=config.alignment.every,
         alignment_images=config.alignment.images,
+        save_steps=config.checkpoint.steps,
         pretraining=NoisePretraining(steps=config.pretraining.steps, lr=config.pretraining.lr),
     )
     return Run(state, source, settings)
@@ -76,13 +80,18 @@ def _load_data(name: str, options: str) -> ImageSource:
 def resume(run: Run, path: Path) -> None:
     """Continues `run` from a checkpoint. Raises `CheckpointError` if it is unreadable or of another configuration.
 
-    Where things happen, and how often what training does not notice (`compute`, `resources`, `checkpoint_every`,
+    Where things happen, and how often what training does not notice (`compute`, `resources`, `checkpoint`,
     `alignment`), may have changed.
     """
+    resume_from(run, read_checkpoint(path), str(path))
+
+
+def resume_from(run: Run, content: Mapping[str, Any], place: str) -> None:
+    """Continues `run` from the content of a checkpoint that was read from `place`; see `resume`."""
     try:
-        theirs = parse_run(read_checkpoint(path)["description"]).flat()
+        theirs = parse_run(content["description"]).flat()
     except ConfigError as error:
-        raise CheckpointError(f"{path}: its configuration is no longer valid: {error}") from error
+        raise CheckpointError(f"{place}: its configuration is no longer valid: {error}") from error
     ours = parse_run(run.state.description).flat()
     changed = [
         f"{key} was {theirs.get(key)!r} and is {ours.get(key)!r}"
@@ -90,8 +99,8 @@ def resume(run: Run, path: Path) -> None:
         if theirs.get(key) != ours.get(key) and key.split(".")[0] not in _FREE
     ]
     if changed:
-        raise CheckpointError(f"{path}: belongs to another configuration: {'; '.join(changed)}")
-    run.state.load(path)
+        raise CheckpointError(f"{place}: belongs to another configuration: {'; '.join(changed)}")
+    run.state.take_over(content, place)
 
 
 def load_weights(run: Run, path: Path) -> None:
@@ -116,16 +125,16 @@ def load_weights(run: Run, path: Path) -> None:
     run.state.model.load_state_dict(theirs)
 
 
-def evaluate_split(run: Run, split: SplitName) -> Evaluation:
-    """The run's model on every example of a split."""
+def evaluate_split(run: Run, split: SplitName, world: World = ALONE) -> Evaluation:
+    """The run's model on every example of a split, which the workers share."""
     device = next(run.state.model.parameters()).device
-    batches = run.source.to(device).batches(split, 4 * run.settings.batch_size)
-    return evaluate(run.state.model, batches, run.settings.precision)
+    batches = run.source.to(device).batches(split, 4 * run.settings.batch_size, share=world.share)
+    return evaluate(run.state.model, batches, run.settings.precision, world)
 
 
-def evaluate_test(run: Run) -> Evaluation:
+def evaluate_test(run: Run, world: World = ALONE) -> Evaluation:
     """The run's model on the test split, which nothing else looks at."""
-    return evaluate_split(run, "test")
+    return evaluate_split(run, "test", world)
 
 
 def choose_device(compute: Compute) -> torch.device:

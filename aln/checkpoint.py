@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,16 @@ class TrainState:
 
     def load(self, path: Path) -> None:
         """Takes over weights, optimizer and place in training. Raises `CheckpointError` if they do not fit."""
-        content = read_checkpoint(path)
+        self.take_over(read_checkpoint(path), str(path))
+
+    def take_over(self, content: Mapping[str, Any], place: str) -> None:
+        """Takes over the content of a checkpoint that was read from `place`; see `load`."""
         try:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
             _lay_out(self.optimizer)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{path}: the checkpoint is of another model or optimizer: {error}") from error
+            raise CheckpointError(f"{place}: the checkpoint is of another model or optimizer: {error}") from error
         self.begin_epoch(content["epoch"])
         # Checkpoints from before there were steps stand between epochs.
         self.step, self.images = content.get("step", 0), content.get("images", 0)

@@ -9,21 +9,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 
-from aln.build import Run, build, evaluate_test, resume
-from aln.checkpoint import CHECKPOINT, read_checkpoint
+from aln.checkpoint_folder import CheckpointFolder
 from aln.command import guarded, relative, runnable
 from aln.config import Document, check_name, parse_run, preset_names, read_run, with_settings
 from aln.conversion import coverage
-from aln.engine import EpochResult, fit
-from aln.errors import ConfigError, Problem
+from aln.engine import EpochResult
+from aln.errors import CheckpointError, ConfigError, Problem
+from aln.job import Job, checkpoints_of
 from aln.preflight import make_folder
 from aln.progress import TrainingProgress
 
 if TYPE_CHECKING:
     from aln.tracking import TrackedRun
+
+CHECKPOINTS = "checkpoints"  # the folder's name in the folder of a run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,11 +59,11 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     if folder.exists() and not options.resume:
         message = f"is '{name}', but {folder} exists; continue it with --resume, or choose another name"
         raise ConfigError([Problem(key="--name", message=message)])
-    torch.set_num_threads(config.resources.cpus)
-    run = build(config)
-    if options.resume:
-        resume(run, folder / CHECKPOINT)
-    console.print(f"{config.rule.name} on {config.model.name}: {coverage(run.state.model)}.", highlight=False)
+    checkpoints = checkpoints_of(config, folder / CHECKPOINTS)
+    if options.resume and checkpoints.newest() is None:
+        raise CheckpointError(f"{checkpoints.root}: no such checkpoint")
+    job = Job(config, checkpoints)
+    console.print(f"{config.rule.name} on {config.model.name}: {coverage(job.run.state.model)}.", highlight=False)
 
     # MLflow takes seconds to import: a mistake in a file should not wait for it.
     from aln.tracking import SPOOL, Tracker, ui_command, ui_page
@@ -74,10 +75,10 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     tracked.describe(config)
     status = "failed"
     try:
-        last = _train(run, config.checkpoint_every, folder / CHECKPOINT, tracked, console)
+        last = _train(job, tracked, console)
         status = "diverged" if last is not None and last.diverged else "completed"
         if status == "completed":
-            test = evaluate_test(run)
+            test = job.test()
             tracked.summarise({"test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss})
     except KeyboardInterrupt:
         status = "interrupted"
@@ -86,7 +87,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
         tracked.finish(status)
         if missing := tracker.close():
             console.print(missing, highlight=False, soft_wrap=True)
-        if status == "interrupted" and (folder / CHECKPOINT).exists():
+        if status == "interrupted" and checkpoints.newest() is not None:
             again = runnable(f"python -m aln.train --resume --name {name}")
             console.print(f"continue it with {again}", highlight=False, soft_wrap=True)
 
@@ -94,10 +95,10 @@ def _main(options: argparse.Namespace, console: Console) -> int:
         console.print(f"  {label:<13}  {value}", highlight=False, soft_wrap=True)
 
     if status == "diverged":
-        console.print(f"Diverged in epoch {run.state.epoch + 1}: a loss or a weight was not finite.")
+        console.print(f"Diverged in epoch {job.epoch + 1}: a loss or a weight was not finite.")
     else:
         console.print(f"Test top-1 {test.top1:.2f} %, top-5 {test.top5:.2f} %, loss {test.loss:.4f}", highlight=False)
-        show("checkpoint", relative(folder / CHECKPOINT))
+        show("checkpoints", relative(folder / CHECKPOINTS))
     if command := ui_command(tracker.uri):
         show("compare runs", runnable(command))
     show("in a browser", ui_page(tracker.uri, tracker.experiment_id))
@@ -112,21 +113,19 @@ def _described(options: argparse.Namespace) -> Document:
         raise ConfigError([Problem(key="PRESET|FILE", message=f"is missing (presets: {', '.join(preset_names())})")])
     if options.name is None:
         raise ConfigError([Problem(key="--name", message="is missing: --resume continues the run of that name")])
-    path = options.storage / check_name(options.name) / CHECKPOINT
-    return Document(read_checkpoint(path)["description"], source=str(path))
+    checkpoints = CheckpointFolder(options.storage / check_name(options.name) / CHECKPOINTS)
+    found = checkpoints.newest()
+    if found is None:
+        raise CheckpointError(f"{checkpoints.root}: no such checkpoint")
+    return Document(found.content["description"], source=found.address)
 
 
-def _train(
-    run: Run, checkpoint_every: int, checkpoint: Path, tracked: TrackedRun, console: Console
-) -> EpochResult | None:
+def _train(job: Job, tracked: TrackedRun, console: Console) -> EpochResult | None:
     """Trains to the end; returns the last epoch's result."""
     result = None
-    with TrainingProgress(console, run.settings.epochs, run.state.epoch) as progress:
-        for result in fit(run.state, run.source, run.settings, on_step=progress.step):
+    with TrainingProgress(console, job.config.epochs, job.epoch) as progress:
+        for result in job.train(on_step=progress.step):
             tracked.log(result.metrics(), result.epoch)
-            due = result.epoch % checkpoint_every == 0 or result.epoch == run.settings.epochs
-            if due and not result.diverged:
-                run.state.save(checkpoint)
             progress.epoch(result)
     return result
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from aln.data import Share
+from aln.errors import AlnError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,24 @@ class World:
     def share(self) -> Share:
         """This worker's part of every batch."""
         return Share(self.rank, self.workers)
+
+    def lead(self, action: Callable[[], T]) -> T:
+        """What worker 0's `action` returns, on every worker; nobody else calls it. Pickled on the way.
+
+        An `AlnError` that it raises is raised on every worker, so that all of them end.
+        """
+        if self.workers == 1:
+            return action()
+        outcome: list[Any] = [None, None]  # what it returned, what it raised
+        if self.rank == 0:
+            try:
+                outcome[0] = action()
+            except AlnError as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return cast(T, outcome[0])
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of all workers' tensors, in place and on every worker."""

@@ -28,7 +28,7 @@ def small_run() -> dict[str, Any]:
         "optimizer": {"name": "sgd", "lr": 0.05},
         "epochs": 4,
         "batch_size": 32,
-        "checkpoint_every": 1,
+        "checkpoint": {"every": 1},
     }
 
 

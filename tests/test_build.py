@@ -170,9 +170,9 @@ def checkpoint(tmp_path):
     "changes",
     [
         {},
-        {"checkpoint_every": 2},
+        {"checkpoint": {"every": 2, "steps": 7}},
         {"alignment": {"every": 1, "images": 8}},
-        {"resources": {"cpus": 2, "gpus": 0.5}},
+        {"resources": {"workers": 2, "cpus": 2, "gpus": 0.5}},
         {"compute": {"device": "cpu", "channels_last": False, "deterministic": False, "precision": "bfloat16"}},
     ],
 )

@@ -12,8 +12,17 @@ from typing import Any
 import pytest
 
 from aln import train
-from aln.checkpoint import read_checkpoint
+from aln.checkpoint_folder import CheckpointFolder
 from aln.config import dump, parse_document, parse_run
+
+
+def newest_epoch(folder: Path) -> int:
+    """Epochs done in the newest checkpoint of a run's folder."""
+    found = CheckpointFolder(folder / "checkpoints").newest()
+    assert found is not None
+    epoch: int = found.content["epoch"]
+    return epoch
+
 
 FAST = ["--set", "model=mlp", "epochs=3"]
 
@@ -24,8 +33,8 @@ def test_one_run_leaves_a_checkpoint_and_an_mlflow_run(
     assert train.main(["information", *FAST, "--name", "mine"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"epoch +3/3 +loss \d\.\d+ +val top-1 \d+\.\d\d %", out)
-    assert "results/mine/checkpoint.pt" in out
-    assert read_checkpoint(workplace / "results/mine/checkpoint.pt")["epoch"] == 3
+    assert "results/mine/checkpoints" in out
+    assert newest_epoch(workplace / "results/mine") == 3
     (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
     assert run.info.run_name == "mine"
     assert len(client.get_metric_history(run.info.run_id, "val_top1")) == 3
@@ -35,7 +44,7 @@ def test_one_run_leaves_a_checkpoint_and_an_mlflow_run(
 def test_a_killed_run_is_resumed_to_the_metrics_of_an_undisturbed_one(
     workplace: Path, client: Any, small_run: dict[str, Any]
 ) -> None:
-    content = {**small_run, "model": {"name": "resnet8", "width": 4}, "epochs": 30, "checkpoint_every": 4}
+    content = {**small_run, "model": {"name": "resnet8", "width": 4}, "epochs": 30, "checkpoint": {"every": 4}}
     (workplace / "run.yaml").write_text(dump(content))
     command = [sys.executable, "-m", "aln.train", "run.yaml"]
     with subprocess.Popen([*command, "--name", "killed"], stdout=subprocess.PIPE, text=True) as process:
@@ -43,7 +52,7 @@ def test_a_killed_run_is_resumed_to_the_metrics_of_an_undisturbed_one(
         for line in process.stdout:
             if re.search(r"epoch +10/", line):
                 process.kill()
-    assert 8 <= read_checkpoint(workplace / "results/killed/checkpoint.pt")["epoch"] < 30
+    assert 8 <= newest_epoch(workplace / "results/killed") < 30
     resumed = [sys.executable, "-m", "aln.train", "--resume", "--name", "killed"]  # the checkpoint describes the run
     subprocess.run(resumed, check=True, stdout=subprocess.DEVNULL)
     subprocess.run([*command, "--name", "whole"], check=True, stdout=subprocess.DEVNULL)

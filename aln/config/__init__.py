@@ -2,10 +2,11 @@
 
 from aln.config.components import Component
 from aln.config.documents import Document, dump, parse_document, parse_value, read_document, set_at, with_settings
-from aln.config.run import Compute, Resources, RunConfig, check_run, parse_run, preset_names, read_run
+from aln.config.run import Checkpoint, Compute, Resources, RunConfig, check_run, parse_run, preset_names, read_run
 from aln.config.sweep import Sampler, Scheduler, SweepConfig, check_name, parse_sweep
 
 __all__ = [
+    "Checkpoint",
     "Component",
     "Compute",
     "Document",

@@ -34,10 +34,24 @@ class Compute(Section):
 
 
 class Resources(Section):
-    """What one run takes: CPU cores (as many torch threads) and GPUs (a fraction shares one)."""
+    """What one run takes: workers that share every batch, and for each of them CPU cores (as many torch threads) and
+    GPUs (a fraction shares one).
+    """
 
+    workers: int = Field(1, ge=1)
     cpus: int = Field(1, ge=1)
     gpus: float = Field(0.0, ge=0)
+
+
+class Checkpoint(Section):
+    """When a run is saved, besides at its end, and what is kept: every so many epochs, and every so many steps within
+    an epoch if `steps` is set; the last `keep_last` checkpoints and the `keep_best` ones of the best validation top-1.
+    """
+
+    every: int = Field(5, ge=1)
+    steps: int | None = Field(None, ge=1)
+    keep_last: int = Field(2, ge=1)
+    keep_best: int = Field(1, ge=0)
 
 
 class Pretraining(Section):
@@ -66,9 +80,9 @@ class RunConfig(Section):
     batch_size: int = Field(64, ge=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**63)
-    checkpoint_every: int = Field(5, ge=1, description="epochs from one checkpoint to the next")
     pretraining: Pretraining = Pretraining()
     alignment: Alignment = Alignment()
+    checkpoint: Checkpoint = Checkpoint()
     compute: Compute = Compute()
     resources: Resources = Resources()
 
@@ -130,6 +144,9 @@ def check_run(content: Mapping[str, Any], prefix: str = "") -> tuple[RunConfig |
             getattr(config, section).make(section)
         except AlnError as error:  # bounds that types do not tell
             problems.append(Problem(key=prefix + section, message=str(error)))
+    if config.batch_size % config.resources.workers:
+        message = f"is {config.batch_size}, expected a multiple of resources.workers, {config.resources.workers}"
+        problems.append(Problem(key=f"{prefix}batch_size", message=message))
     return (None if problems else config), problems
 
 

@@ -45,6 +45,10 @@ class SweepPlan:
             compute["device"] = "cuda" if self.base.resources.gpus else "cpu"
         return {**content, "compute": compute}
 
+    def checkpoints(self, label: str) -> str:
+        """Where the checkpoints of a trial go."""
+        return str(self.folder / "trials" / label / "checkpoints")
+
     def example(self) -> dict[str, Any]:
         """A point in the middle of the space."""
         return {key: parameter.middle for key, parameter in self.space.parameters.items()}

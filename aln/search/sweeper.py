@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray.tune import ResultGrid
 from rich.console import Console
 
-from aln.build import build, build_model, evaluate_test, load_data, resume
-from aln.checkpoint import CHECKPOINT
+from aln.build import build_model, load_data
+from aln.checkpoint_folder import CheckpointFolder
 from aln.config import dump, parse_run
 from aln.conversion import coverage
+from aln.job import Job
 from aln.preflight import make_folder
 from aln.report import draw_sweep
 from aln.search.listener import Listener
@@ -68,8 +68,8 @@ def run_sweep(plan: SweepPlan, console: Console, began: float | None = None) -> 
         try:
             _describe(plan, parent)
             with screen:
-                grid = tune_trials(plan, concurrent, listener)
-            outcome = _conclude(plan, tracker, parent, listener, grid, concurrent, began)
+                tune_trials(plan, concurrent, listener)
+            outcome = _conclude(plan, tracker, parent, listener, concurrent, began)
             status = "interrupted" if outcome.interrupted else "completed" if outcome.best else "failed"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -96,7 +96,6 @@ def _conclude(
     tracker: Tracker,
     parent: TrackedRun,
     listener: Listener,
-    grid: ResultGrid,
     concurrent: int,
     began: float,
 ) -> SweepOutcome:
@@ -106,7 +105,7 @@ def _conclude(
     interrupted = len(records) < planned or any(record.status == "running" for record in records)
     listener.interrupt()
     best = next((r for r in ranked(records, plan.sweep.mode) if r.status in ("completed", "stopped")), None)
-    tested = _test([r for r in records if r.baseline or r is best], grid)
+    tested = _test(plan, [r for r in records if r.baseline or r is best])
     for record in records:
         if record.label in tested:
             listener.run_of(record).summarise({"test_top1": tested[record.label]})
@@ -134,18 +133,16 @@ def _conclude(
     )
 
 
-def _test(records: Sequence[TrialRecord], grid: ResultGrid) -> dict[str, float]:
+def _test(plan: SweepPlan, records: Sequence[TrialRecord]) -> dict[str, float]:
     """Test top-1 in percent of each trial's last checkpoint, by label. Nothing before sees the test split."""
-    checkpoints = {result.config["label"]: result.checkpoint for result in grid if result.config}
     tested = {}
     for record in records:
-        if (checkpoint := checkpoints.get(record.label)) is None:
+        checkpoints = CheckpointFolder(plan.checkpoints(record.label))
+        if checkpoints.newest() is None:
             continue
         # On whatever device the driver has; a checkpoint does not mind.
-        run = build(parse_run({**record.content, "compute": {**record.content.get("compute", {}), "device": "auto"}}))
-        with checkpoint.as_directory() as folder:
-            resume(run, Path(folder) / CHECKPOINT)
-        tested[record.label] = evaluate_test(run).top1
+        config = parse_run({**record.content, "compute": {**record.content.get("compute", {}), "device": "auto"}})
+        tested[record.label] = Job(config, checkpoints).test().top1
     return tested
 
 

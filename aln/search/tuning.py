@@ -31,7 +31,8 @@ from aln.space import Parameter, Range
 class BaselinesFirst(Searcher):
     """Suggests the baselines, then the points that Optuna suggests; Optuna hears of its own points alone.
 
-    Every assignment carries `label`, `baseline`, `point`, `run` (the run's content), `metric` and `mode`.
+    Every assignment carries `label`, `baseline`, `point`, `run` (the run's content), `checkpoints` (where they go),
+    `metric` and `mode`.
     """
 
     def __init__(self, plan: SweepPlan) -> None:
@@ -48,16 +49,20 @@ class BaselinesFirst(Searcher):
         )
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        common = {"metric": self._plan.sweep.metric, "mode": self._plan.sweep.mode}
         if self._waiting:
             rule, content = self._waiting.pop(0)
             self._baselines.add(trial_id)
-            return {"label": rule, "baseline": True, "point": {}, "run": content, **common}
+            return self._assignment(rule, {}, content, baseline=True)
         # A point's keys are dotted and stay so: OptunaSearch nests only at slashes.
         point = self._optuna.suggest(trial_id)
         assert isinstance(point, dict)
         label, self._suggested = f"{self._suggested:03d}", self._suggested + 1
-        return {"label": label, "baseline": False, "point": point, "run": self._plan.content(point), **common}
+        return self._assignment(label, point, self._plan.content(point), baseline=False)
+
+    def _assignment(self, label: str, point: dict[str, Any], content: dict[str, Any], baseline: bool) -> dict[str, Any]:
+        sweep, checkpoints = self._plan.sweep, self._plan.checkpoints(label)
+        common = {"metric": sweep.metric, "mode": sweep.mode, "checkpoints": checkpoints}
+        return {"label": label, "baseline": baseline, "point": point, "run": content, **common}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id not in self._baselines:
@@ -164,7 +169,6 @@ def tune_trials(plan: SweepPlan, concurrent: int, callback: Callback) -> ResultG
             name="trials",
             storage_path=str(plan.folder),
             callbacks=[callback],
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             verbose=0,
         ),
     )
