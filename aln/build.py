@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from aln.batch_norm import synchronise
 from aln.checkpoint import TrainState, read_checkpoint
 from aln.config import Component, Compute, RunConfig, parse_run
 from aln.config.components import component_model
@@ -34,13 +35,18 @@ class Run:
     settings: FitSettings
 
 
-def build(config: RunConfig) -> Run:
-    """Makes data, model, rule, optimizer and schedule. The initial weights depend on the run's seed alone."""
+def build(config: RunConfig, world: World = ALONE) -> Run:
+    """Makes data, model, rule, optimizer and schedule. The initial weights depend on the run's seed alone.
+
+    `world` is who will train it: with many workers and `sync_batch_norm`, batch norms see all of them.
+    """
     device = choose_device(config.compute)
     source = load_data(config.data)
     model = build_model(config, source).to(device)
     if config.compute.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    if config.sync_batch_norm and world.workers > 1:
+        model = synchronise(model)
     state = TrainState(model, config.optimizer.make("optimizer").build(model), description=config.plain())
     settings = FitSettings(
         epochs=config.epochs,

@@ -46,7 +46,7 @@ class Job:
         # A process that trained before keeps the thread count of that training.
         torch.set_num_threads(config.resources.cpus)
         self.config, self.world = config, world
-        self.run = build(config)
+        self.run = build(config, world)
         self._folder, self._tell = folder, tell
         found = None if folder is None else world.lead(folder.newest)
         if found is not None:

@@ -23,7 +23,7 @@ ROWS = [
     ["layers"],
     ["angles", "alignment", "conversion"],
     ["models", "data", "optim"],
-    ["testing", "world"],
+    ["testing", "world", "batch_norm"],
     ["checkpoint"],
     ["checkpoint_folder"],
     ["engine"],

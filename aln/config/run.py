@@ -79,6 +79,7 @@ class RunConfig(Section):
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(64, ge=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    sync_batch_norm: bool = Field(False, description="batch norms of many workers see the whole batch")
     seed: int = Field(0, ge=0, lt=2**63)
     pretraining: Pretraining = Pretraining()
     alignment: Alignment = Alignment()

@@ -38,6 +38,7 @@ def test_defaults():
         "epochs": 20,
         "batch_size": 64,
         "label_smoothing": 0.0,
+        "sync_batch_norm": False,
         "seed": 0,
         "pretraining.steps": 0,
         "pretraining.lr": None,
