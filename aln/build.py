@@ -109,12 +109,12 @@ def resume_from(run: Run, content: Mapping[str, Any], place: str) -> None:
     run.state.take_over(content, place)
 
 
-def load_weights(run: Run, path: Path) -> None:
-    """Gives the run's model a checkpoint's weights, and takes nothing else from it.
+def load_weights(run: Run, content: Mapping[str, Any], address: str) -> None:
+    """Gives the run's model the weights of a checkpoint that was read from `address`, and takes nothing else from it.
 
-    Raises `CheckpointError` if it is unreadable, or naming what the data set has and every entry that does not fit.
+    Raises `CheckpointError` naming what the data set has and every entry that does not fit.
     """
-    theirs, ours = read_checkpoint(path)["model"], run.state.model.state_dict()
+    theirs, ours = content["model"], run.state.model.state_dict()
     misfits = [f"{key} is missing" for key in ours.keys() - theirs.keys()]
     misfits += [f"{key} is not in the model" for key in theirs.keys() - ours.keys()]
     misfits += [
@@ -125,7 +125,7 @@ def load_weights(run: Run, path: Path) -> None:
     if misfits:
         channels, height, width = run.source.input_shape
         raise CheckpointError(
-            f"{path}: its model does not fit the data ({channels} channels, {height}×{width} pixels, "
+            f"{address}: its model does not fit the data ({channels} channels, {height}×{width} pixels, "
             f"{run.source.num_classes} classes): {'; '.join(sorted(misfits))}"
         )
     run.state.model.load_state_dict(theirs)

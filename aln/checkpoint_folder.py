@@ -14,6 +14,8 @@ from aln.checkpoint import TrainState, parse_checkpoint
 from aln.errors import CheckpointError, MissingFileError, StorageError
 from aln.storage import open_storage
 
+CHECKPOINTS = "checkpoints"  # the folder's name in that of a run or a trial
+
 
 @dataclass(frozen=True, order=True)
 class SavedCheckpoint:

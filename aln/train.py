@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from aln.checkpoint_folder import CheckpointFolder
+from aln.checkpoint_folder import CHECKPOINTS, CheckpointFolder
 from aln.command import guarded, relative, runnable
 from aln.config import Document, check_name, parse_run, preset_names, read_run, with_settings
 from aln.conversion import coverage
@@ -23,8 +23,6 @@ from aln.progress import TrainingProgress
 
 if TYPE_CHECKING:
     from aln.tracking import TrackedRun
-
-CHECKPOINTS = "checkpoints"  # the folder's name in the folder of a run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,6 +71,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
         make_folder(folder)
     tracked = tracker.run(name, {"kind": "run", "run": name}, fresh=not options.resume)
     tracked.describe(config)
+    tracked.tag(checkpoints=str((folder / CHECKPOINTS).resolve()))
     status = "failed"
     try:
         last = _train(job, tracked, console)

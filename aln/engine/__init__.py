@@ -1,6 +1,6 @@
 """Training and evaluation; `fit` is the way in."""
 
-from aln.engine.evaluation import evaluate
+from aln.engine.evaluation import evaluate, measure
 from aln.engine.fit import fit
 from aln.engine.results import EpochResult, Evaluation, StepProgress
 from aln.engine.settings import FitSettings, NoisePretraining, Precision
@@ -14,4 +14,5 @@ __all__ = [
     "StepProgress",
     "evaluate",
     "fit",
+    "measure",
 ]

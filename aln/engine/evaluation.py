@@ -1,16 +1,18 @@
-"""Accuracy and loss of a model over a split."""
+"""Accuracy, loss and alignment of a model."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from aln.data import Batch
+from aln.alignment import LayerAlignment, measure_alignment
+from aln.data import Batch, ImageSource
 from aln.engine.results import Evaluation
-from aln.engine.settings import Precision
+from aln.engine.settings import FitSettings, Precision
 from aln.errors import DataError
 from aln.world import ALONE, World
 
@@ -49,3 +51,16 @@ def evaluate(
         raise DataError("nothing to evaluate: the split holds no batch")
     top1, top5, loss_sum = (world.sum(sums) / examples).tolist()
     return Evaluation(top1=100 * top1, top5=100 * top5, loss=loss_sum, examples=examples)
+
+
+def measure(model: nn.Module, source: ImageSource, settings: FitSettings) -> dict[str, LayerAlignment]:
+    """The alignment of each layer on the first images of the validation split (on the model's device).
+
+    Nothing if that is a single image, which has no batch statistics.
+    """
+    images, labels = next(iter(source.batches("validation", settings.alignment_images)))
+    if len(labels) == 1:
+        return {}
+    loss = functools.partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
+    half = torch.bfloat16 if settings.precision == "bfloat16" else None
+    return measure_alignment(model, images, labels, loss=loss, autocast=half)

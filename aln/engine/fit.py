@@ -7,20 +7,17 @@ an epoch continues bit-identically with no generator saved, and the caller's gen
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from aln.alignment import LayerAlignment, measure_alignment
 from aln.angles import weight_angles
 from aln.checkpoint import TrainState
 from aln.data import ImageSource
-from aln.engine.evaluation import evaluate
+from aln.engine.evaluation import evaluate, measure
 from aln.engine.randomness import reproducible
 from aln.engine.results import EpochResult, StepProgress
 from aln.engine.settings import FitSettings
@@ -73,31 +70,19 @@ def _epoch(training: Training) -> EpochResult:
         batches = training.source.batches("validation", 4 * settings.batch_size, share=world.share)
         validation = evaluate(state.model, batches, settings.precision, world)
         validation = validation if math.isfinite(validation.loss) else None
-    alignment = _alignment(state, training.source, settings) if validation else {}
+    epoch, every = state.epoch + 1, settings.alignment_every
+    due = validation is not None and every and (epoch % every == 0 or epoch == settings.epochs)
     return EpochResult(
-        epoch=state.epoch + 1,
+        epoch=epoch,
         train_loss=train_loss,
         train_top1=train_top1,
         validation=validation,
         lr=float(state.optimizer.param_groups[0]["lr"]),
         images_per_second=images_per_second,
-        seconds=time.perf_counter() - began,
         angles=weight_angles(state.model) if validation else {},
-        alignment=alignment,
+        alignment=measure(state.model, training.source, settings) if due else {},
+        seconds=time.perf_counter() - began,
     )
-
-
-def _alignment(state: TrainState, source: ImageSource, settings: FitSettings) -> dict[str, LayerAlignment]:
-    """The alignment of the layers after this epoch, if it is one to measure it."""
-    epoch, every = state.epoch + 1, settings.alignment_every
-    if not every or (epoch % every and epoch != settings.epochs):
-        return {}
-    images, labels = next(iter(source.batches("validation", settings.alignment_images)))
-    if len(labels) == 1:  # has no batch statistics
-        return {}
-    loss = functools.partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
-    autocast = torch.bfloat16 if settings.precision == "bfloat16" else None
-    return measure_alignment(state.model, images, labels, loss=loss, autocast=autocast)
 
 
 def _all_finite(model: nn.Module) -> bool:

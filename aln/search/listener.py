@@ -54,7 +54,7 @@ class Listener(Callback):
         kind = "baseline" if record.baseline else "searched"
         tags = {"sweep": self._sweep, "trial": record.label, "kind": kind}
         run = self._tracker.run(record.label, tags, self._parent)
-        run.tag(point=json.dumps(record.point))
+        run.tag(point=json.dumps(record.point), checkpoints=assignment["checkpoints"])
         if config is not None:
             run.describe(config)
         self._runs[record.label] = run

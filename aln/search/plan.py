@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aln.checkpoint_folder import CHECKPOINTS
 from aln.config import Resources, RunConfig, SweepConfig, parse_run
 from aln.space import SearchSpace
 
@@ -47,7 +48,7 @@ class SweepPlan:
 
     def checkpoints(self, label: str) -> str:
         """Where the checkpoints of a trial go."""
-        return str(self.folder / "trials" / label / "checkpoints")
+        return str(self.folder / "trials" / label / CHECKPOINTS)
 
     def example(self) -> dict[str, Any]:
         """A point in the middle of the space."""

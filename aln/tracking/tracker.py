@@ -66,6 +66,21 @@ def ui_page(uri: str, experiment_id: str) -> str:
     return f"{server.rstrip('/')}/#/experiments/{experiment_id}?workflowType=machine_learning"
 
 
+def find_runs(name_or_id: str, uri: str | None = None) -> list[Run]:
+    """The MLflow runs of this name or id in all experiments, the newest first. Raises `AlnError` as `Tracker` does."""
+    uri = uri or default_uri()
+    require_listener(uri, "MLflow")
+    quoted = name_or_id.replace("'", "")
+    try:
+        client = MlflowClient(uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        newest = ["attributes.start_time DESC"]
+        found = client.search_runs(experiments, f"attributes.run_id = '{quoted}'", order_by=newest)
+        return list(found or client.search_runs(experiments, f"attributes.run_name = '{quoted}'", order_by=newest))
+    except Exception as error:  # as in `Tracker`
+        raise AlnError(f"MLflow at {uri} cannot be used: {str(error).splitlines()[0]}") from error
+
+
 def _alone(uri: str) -> AbstractContextManager[object]:
     """A lock beside the file of an SQLite store; nothing for servers, which look after themselves."""
     path = uri.removeprefix("sqlite:///")
