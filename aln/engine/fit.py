@@ -24,6 +24,7 @@ from aln.engine.evaluation import evaluate
 from aln.engine.randomness import reproducible
 from aln.engine.results import EpochResult, StepProgress
 from aln.engine.settings import FitSettings
+from aln.engine.step import train_mode
 from aln.engine.training import Training
 from aln.world import ALONE, World
 
@@ -49,6 +50,8 @@ def fit(
     """
     device = next(state.model.parameters()).device
     source = source.to(device)
+    if settings.frozen_bn:
+        train_mode(state.model, frozen_bn=True)  # before workers agree on what is trained
     training = Training(state, world.parallel(state.model), source, settings, world, on_step, save)
     if state.epoch == state.step == 0 and settings.pretraining.steps:
         with reproducible(device, settings.deterministic):
@@ -74,17 +77,26 @@ def _epoch(training: Training) -> EpochResult:
         validation = evaluate(state.model, batches, settings.precision, world)
         validation = validation if math.isfinite(validation.loss) else None
     alignment = _alignment(state, training.source, settings) if validation else {}
+    own = state.alignment_optimizer
     return EpochResult(
         epoch=state.epoch + 1,
         train_loss=train_loss,
         train_top1=train_top1,
         validation=validation,
         lr=float(state.optimizer.param_groups[0]["lr"]),
+        alignment_lr=None if own is None else float(own.param_groups[0]["lr"]),
         images_per_second=images_per_second,
         seconds=time.perf_counter() - began,
         angles=weight_angles(state.model) if validation else {},
         alignment=alignment,
+        coefficients=_coefficients(training),
     )
+
+
+def _coefficients(training: Training) -> dict[str, float]:
+    """The rule's coefficients that change over time, as they were in the last step."""
+    scheduled, layers = training.settings.scheduled_rule, training.stepper.layers
+    return {name: getattr(layers[0].rule, name) for name in scheduled.schedules} if scheduled and layers else {}
 
 
 def _alignment(state: TrainState, source: ImageSource, settings: FitSettings) -> dict[str, LayerAlignment]:
@@ -97,7 +109,8 @@ def _alignment(state: TrainState, source: ImageSource, settings: FitSettings) ->
         return {}
     loss = functools.partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
     autocast = torch.bfloat16 if settings.precision == "bfloat16" else None
-    return measure_alignment(state.model, images, labels, loss=loss, autocast=autocast)
+    mode = functools.partial(train_mode, frozen_bn=settings.frozen_bn)
+    return measure_alignment(state.model, images, labels, loss=loss, autocast=autocast, train_mode=mode)
 
 
 def _all_finite(model: nn.Module) -> bool:
