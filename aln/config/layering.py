@@ -62,10 +62,10 @@ def _missing(required: Any, content: Mapping[str, Any], prefix: str) -> list[Pro
 
 
 def _has(content: Any, path: list[str]) -> bool:
-    if isinstance(content, str):
-        return path == ["name"]
     if not path:
         return True
+    if isinstance(content, str):
+        return path == ["name"]
     return isinstance(content, Mapping) and path[0] in content and _has(content[path[0]], path[1:])
 
 

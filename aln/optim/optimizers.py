@@ -80,8 +80,23 @@ class SGD(Optimizer):
 
     def over(self, groups: Groups) -> torch.optim.SGD:
         nesterov = self.nesterov and self.momentum > 0
-        # Fused: one pass over weight, gradient and momentum, where the default makes four.
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=nesterov, fused=True)
+        return _FusedSGD(groups, lr=self.lr, momentum=self.momentum, nesterov=nesterov, fused=True)
+
+
+class _FusedSGD(torch.optim.SGD):
+    """torch's fused kernel: one pass over weight, gradient and momentum, where the default makes four.
+
+    It wants momentum of all weights of a group or of none. Weights whose first gradient comes later than others' get
+    a momentum of zero, which is what none stands for.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            trained = [p for p in group["params"] if p.grad is not None] if group["momentum"] else []
+            late = [p for p in trained if "momentum_buffer" not in self.state[p]]
+            for p in late if len(late) < len(trained) else ():
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return super().step(closure)
 
 
 @OPTIMIZERS.register("gd")
