@@ -70,6 +70,7 @@ def measure_alignment(
     *,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     autocast: torch.dtype | None = None,
+    train_mode: Callable[[nn.Module], object] = nn.Module.train,
 ) -> dict[str, LayerAlignment]:
     """Measures every aligned layer of a network on one batch, in one forward pass and two backward passes.
 
@@ -85,13 +86,14 @@ def measure_alignment(
         labels: [N], what `loss` takes. Batch norms need N of at least 2.
         loss: a scalar of (logits, labels); logits of half precision are given as float32.
         autocast: type of the kernels, as in training; None for the model's own.
+        train_mode: puts the model into the mode of training, if that is not plainly `train()`.
 
     Returns:
         The layers by name. A layer that stands in several places is measured over all of them together.
     """
     probes: dict[str, _Probe] = {}
     course = _Course()
-    with _undisturbed(model, images.device), torch.enable_grad(), ExitStack() as restored:
+    with _undisturbed(model, images.device, train_mode), torch.enable_grad(), ExitStack() as restored:
         for name, layer in aligned_layers(model).items():
             probes[name] = _Probe(rule=layer.rule, weights=_weights(layer), course=course)
             restored.enter_context(_probed(layer, probes[name]))
@@ -182,21 +184,21 @@ def _weights(layer: AlignedLayer) -> _Weights:
 @contextmanager
 def _probed(layer: AlignedLayer, probe: _Probe) -> Iterator[None]:
     """The layer with a probe in its rule's place."""
-    rule, error, aligned = layer.rule, layer.output_error, layer.aligned
+    rule, error, aligned, trains_task = layer.rule, layer.output_error, layer.aligned, layer.trains_task
     heard = None if error is None else error.value
     hook = layer.register_forward_hook(probe.project, with_kwargs=True, prepend=True)
-    layer.rule = probe
+    layer.rule, layer.trains_task = probe, True
     try:
         yield
     finally:
-        layer.rule, layer.aligned = rule, aligned
+        layer.rule, layer.aligned, layer.trains_task = rule, aligned, trains_task
         hook.remove()
         if error is not None:
             error.value = heard
 
 
 @contextmanager
-def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+def _undisturbed(model: nn.Module, device: torch.device, train_mode: Callable[[nn.Module], object]) -> Iterator[None]:
     """Training mode and seeded generators, both as they were afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     cuda = [device] if device.type == "cuda" else []
@@ -205,7 +207,7 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
         if cuda:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(0)
-        model.train()
+        train_mode(model)
         try:
             yield
         finally:

@@ -41,6 +41,8 @@ class Pass:
 
     Attributes:
         aligns: whether B learns in this pass.
+        trains_task: whether the task is trained; if not, nothing but what the rule itself gives B (and W) is computed.
+        rate: factor on what the rule itself gives B and W.
         activation: the activation that the layer's output goes through, if it is known.
         publishes: where the layer leaves the error at its output; the network's last layer does.
         hears: where the layer finds the error at the network's output, under rules that use it.
@@ -49,6 +51,8 @@ class Pass:
     linear: LinearMap
     rule: LearningRule
     aligns: bool = True
+    trains_task: bool = True
+    rate: float = 1.0
     activation: Activation | None = None
     publishes: OutputError | None = None
     hears: OutputError | None = None
@@ -97,18 +101,23 @@ class AlignedFunction(torch.autograd.Function):
         )
         need_dx, need_dw, need_db, _, need_dbias = ctx.needs_input_grad[:5]
         need_db = need_db and how.aligns
+        task = how.trains_task
         wanted = (
-            need_dx and not rule.uses_output_error,
-            need_dw or (need_db and rule.shares_task_gradient),
-            need_dbias,
+            task and need_dx and not rule.uses_output_error,
+            task and (need_dw or (need_db and rule.shares_task_gradient)),
+            task and need_dbias,
         )
         # dW and dbias do not depend on the kernel's values, so one call serves the error through B and both of them.
         dx, dw, dbias = how.linear.backward(dy, x, rule.feedback(s) if wanted[0] else W, wanted)
-        if need_dx and rule.uses_output_error:
+        if task and need_dx and rule.uses_output_error:
             dx = rule.error_below(s)
         db = None
         if need_db:
-            db, extra = rule.local_gradients(replace(s, dW=dw) if rule.shares_task_gradient else s)
+            if rule.shares_task_gradient:
+                s = replace(s, dW=dw if task else torch.zeros_like(W), rate=how.rate)
+            db, extra = rule.local_gradients(s)
+            if how.rate != 1 and not rule.shares_task_gradient:
+                db, extra = (None if gradient is None else gradient * how.rate for gradient in (db, extra))
             if db is not None and db.shape != B.shape:
                 found = f"{list(db.shape)}, expected B's {list(B.shape)}"
                 raise RuleError(f"{type(rule).__name__} gives B a gradient of shape {found}")

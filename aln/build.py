@@ -14,7 +14,7 @@ from torch import nn
 
 from aln.batch_norm import synchronise
 from aln.checkpoint import TrainState, read_checkpoint
-from aln.config import Component, Compute, RunConfig, parse_run
+from aln.config import Component, Compute, RunConfig, course_of, parse_run, scheduled_rule
 from aln.config.components import component_model
 from aln.conversion import align
 from aln.data import ImageSource, SplitName
@@ -47,7 +47,8 @@ def build(config: RunConfig, world: World = ALONE) -> Run:
         model = model.to(memory_format=torch.channels_last)
     if config.sync_batch_norm and world.workers > 1:
         model = synchronise(model)
-    state = TrainState(model, config.optimizer.make("optimizer").build(model), description=config.plain())
+    state = build_state(config, model)
+    own_schedule = config.alignment_schedule
     settings = FitSettings(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -60,8 +61,29 @@ def build(config: RunConfig, world: World = ALONE) -> Run:
         alignment_images=config.alignment.images,
         save_steps=config.checkpoint.steps,
         pretraining=NoisePretraining(steps=config.pretraining.steps, lr=config.pretraining.lr),
+        alignment_schedule=None if own_schedule is None else own_schedule.make("alignment_schedule"),
+        course=course_of(config),
+        scheduled_rule=scheduled_rule(config),
+        clip=config.clip.make(),
+        noise=config.noise.make(),
+        accumulate=config.accumulate,
+        frozen_bn=config.frozen_bn,
     )
     return Run(state, source, settings)
+
+
+def build_state(config: RunConfig, model: nn.Module) -> TrainState:
+    """The state from which the model's training begins."""
+    optimizer = config.optimizer.make("optimizer").scaled(config.batch_size)
+    own, alignment_optimizer = config.alignment_optimizer, None
+    if own is not None:
+        alignment_optimizer = own.make("alignment_optimizer").scaled(config.batch_size).build(model, "backward")
+    return TrainState(
+        model,
+        optimizer.build(model, "all" if own is None else "forward"),
+        description=config.plain(),
+        alignment_optimizer=alignment_optimizer,
+    )
 
 
 def build_model(config: RunConfig, source: ImageSource) -> nn.Module:

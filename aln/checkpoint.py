@@ -23,7 +23,7 @@ _FORMAT = 1
 
 @dataclass
 class TrainState:
-    """A model, its optimizer, and how far they are. No generator is saved: `fit` seeds them anew in every step.
+    """A model, its optimizers, and how far they are. No generator is saved: `fit` seeds them anew in every step.
 
     Attributes:
         epoch: epochs done.
@@ -31,6 +31,7 @@ class TrainState:
         images: images seen in it.
         sums: the sum of their losses (nats) and the number of correct answers.
         description: plain data (the resolved configuration) that a checkpoint carries so that it explains itself.
+        alignment_optimizer: of the backward weights, if `optimizer` does not move them too.
     """
 
     model: nn.Module
@@ -40,6 +41,12 @@ class TrainState:
     step: int = 0
     images: int = 0
     sums: tuple[float, float] = (0.0, 0.0)
+    alignment_optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """All optimizers, the task's first."""
+        return [self.optimizer] if self.alignment_optimizer is None else [self.optimizer, self.alignment_optimizer]
 
     def begin_epoch(self, epoch: int) -> None:
         """Stands before the first step of the epoch that has `epoch` others before it."""
@@ -55,7 +62,7 @@ class TrainState:
 
     def content(self) -> memoryview:
         """The checkpoint's bytes."""
-        file = io.BytesIO()
+        file, own = io.BytesIO(), self.alignment_optimizer
         torch.save(
             {
                 "format": _FORMAT,
@@ -65,6 +72,7 @@ class TrainState:
                 "sums": self.sums,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "alignment_optimizer": None if own is None else own.state_dict(),
                 "description": self.description,
             },
             file,
@@ -72,16 +80,17 @@ class TrainState:
         return file.getbuffer()
 
     def load(self, path: str | Path) -> None:
-        """Takes over weights, optimizer and place in training. Raises `CheckpointError` if they do not fit."""
+        """Takes over weights, optimizers and place in training. Raises `CheckpointError` if they do not fit."""
         self.take_over(read_checkpoint(path), str(path))
 
     def take_over(self, content: Mapping[str, Any], address: str) -> None:
         """Takes over what `read_checkpoint` returned from there. Raises `CheckpointError` if it does not fit."""
         try:
             self.model.load_state_dict(content["model"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            _lay_out(self.optimizer)
-        except (RuntimeError, ValueError, KeyError) as error:
+            for optimizer, name in zip(self.optimizers, ("optimizer", "alignment_optimizer"), strict=False):
+                optimizer.load_state_dict(content[name])
+                _lay_out(optimizer)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{address}: the checkpoint is of another model or optimizer: {error}") from error
         self.begin_epoch(content["epoch"])
         # Checkpoints from before there were steps stand between epochs.

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from aln.build import build_state
 from aln.checkpoint import TrainState
 from aln.command import guarded, relative
 from aln.config import Document, RunConfig, parse_run, with_settings
@@ -103,7 +104,7 @@ def import_variables(config: RunConfig, arrays: Mapping[str, np.ndarray]) -> Tra
         if key.endswith(("num_batches_tracked", "fixed_feedback"))
     }
     model.load_state_dict(values | kept)
-    return TrainState(model, config.optimizer.make("optimizer").build(model), description=config.plain())
+    return build_state(config, model)
 
 
 def mismatches(expected: _Shapes, found: _Shapes) -> list[str]:

@@ -28,6 +28,9 @@ class AlignedLayer(nn.Module):
         activation: the activation that the layer's output goes through, if it is known; some options read it.
         steps: forward passes in training, by which rules with `align_every` find their turn.
         aligned: whether B learns in the backward pass of the last forward pass.
+        trains_task: whether backward passes train the task; if not, they carry no error down and give W and the bias
+            nothing, but for what the rule itself gives W.
+        alignment_rate: factor on what the rule itself gives B (and W); 0 leaves B to the task's gradient, if it has it.
         outputs: number of the network's outputs.
         output_error: the error at the network's output, under rules that use it; `is_output` marks who leaves it there.
     """
@@ -41,6 +44,8 @@ class AlignedLayer(nn.Module):
     activation: Activation | None = None
     steps: int = 0
     aligned: bool
+    trains_task: bool
+    alignment_rate: float
     outputs: int = 0
     output_error: OutputError | None = None
     is_output: bool = False
@@ -51,7 +56,7 @@ class AlignedLayer(nn.Module):
         self.rule = rule
         self.linear_map = linear_map
         self.activation = getattr(layer, "activation", None)
-        self.aligned = True
+        self.aligned, self.trains_task, self.alignment_rate = True, True, 1.0
         self.register_parameter("backward_weight", None)
         self.register_buffer("fixed_feedback", None)
         self.train(layer.training)
@@ -131,6 +136,8 @@ class AlignedLayer(nn.Module):
     def _pass(self, x: Tensor) -> Pass:
         """How this pass goes; counts it if the rule lets steps out."""
         aligns = self.rule.aligns(self.steps, carries_error=x.requires_grad)
+        if not self.alignment_rate and not self.rule.shares_task_gradient:
+            aligns = False
         if self.aligned is not aligns:  # compiled networks are compiled anew for what is assigned
             self.aligned = aligns
         if self.rule.skips_steps and self.training and torch.is_grad_enabled():
@@ -141,6 +148,8 @@ class AlignedLayer(nn.Module):
             linear=self.linear_map,
             rule=self.rule,
             aligns=aligns,
+            trains_task=self.trains_task,
+            rate=self.alignment_rate,
             activation=self.activation,
             publishes=self.output_error if self.is_output else None,
             hears=self.output_error,

@@ -44,6 +44,8 @@ class Signals(Synapses):
         output: the layer's output with its bias if it was kept from the forward pass, else None.
         activation: the activation that the layer's output goes through, if it is known.
         error: gradient at the network's output [N, outputs], for rules with `uses_output_error`.
+        rate: factor on the rule's own part of B's gradient, for rules with `shares_task_gradient`; of all others the
+            layer multiplies the whole gradient.
     """
 
     x: Tensor
@@ -53,6 +55,7 @@ class Signals(Synapses):
     output: Tensor | None = None
     activation: Activation | None = None
     error: Tensor | None = None
+    rate: float = 1.0
 
     @property
     def batch(self) -> int:

@@ -116,6 +116,9 @@ def parse_space(document: Document, run: Mapping[str, Any]) -> SearchSpace:
     unread = [str(key) for key in entries if key not in parameters and key not in fixed]
     for key, message in _refused(space, run, unread).items():
         report(message, *(("rule",) if key == "rule" else ("parameters", key)))
+    if not problems:
+        for problem in _clashes(space, run):
+            report(f"on this sweep {problem.key} {problem.message}", "rule")
     for key, parameter in parameters.items():
         if isinstance(parameter, Range) and not problems and _takes_whole_numbers(space, run, key, parameter):
             parameters[key] = replace(parameter, integer=True)
@@ -174,6 +177,13 @@ def _refused(space: SearchSpace, run: Mapping[str, Any], unread: Sequence[str]) 
                     own = problem.key == key or not problem.key.startswith(key)
                     refused.setdefault(key, problem.message if own else f"{problem.key} {problem.message}")
     return refused
+
+
+def _clashes(space: SearchSpace, run: Mapping[str, Any]) -> list[Problem]:
+    """What of the sweep's run does not go with the space's rule, by the run's keys."""
+    point = {key: parameter.examples[0] for key, parameter in space.parameters.items()}
+    anyway = check_run(run, with_rule=False)[1]
+    return [problem for problem in check_run(space.apply(run, point))[1] if problem not in anyway]
 
 
 def _takes_whole_numbers(space: SearchSpace, run: Mapping[str, Any], key: str, parameter: Range) -> bool:

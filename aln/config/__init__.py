@@ -1,11 +1,13 @@
 """The description layer: YAML and `--set key=value` to typed, checked, immutable configurations."""
 
 from aln.config.components import Component
+from aln.config.course import OF_ALIGNMENT, course_of, scheduled_rule
 from aln.config.documents import Document, dump, parse_document, parse_value, read_document, set_at, with_settings
 from aln.config.run import Checkpoint, Compute, Resources, RunConfig, check_run, parse_run, preset_names, read_run
 from aln.config.sweep import Sampler, Scheduler, SweepConfig, check_name, parse_sweep
 
 __all__ = [
+    "OF_ALIGNMENT",
     "Checkpoint",
     "Component",
     "Compute",
@@ -17,6 +19,7 @@ __all__ = [
     "SweepConfig",
     "check_name",
     "check_run",
+    "course_of",
     "dump",
     "parse_document",
     "parse_run",
@@ -25,6 +28,7 @@ __all__ = [
     "preset_names",
     "read_document",
     "read_run",
+    "scheduled_rule",
     "set_at",
     "with_settings",
 ]

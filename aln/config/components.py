@@ -26,6 +26,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "data": DATA,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "alignment_optimizer": OPTIMIZERS,
+    "alignment_schedule": SCHEDULES,
 }
 
 

@@ -44,7 +44,10 @@ class Document:
         """Source and line of a dotted key: `--set` if it was set there."""
         if any(key == setting or key.startswith(f"{setting}.") for setting in self.settings):
             return "--set", None
-        return self.source, self.line(key.split("."))
+        line = self.line(key.split("."))
+        if line is None and any(setting.startswith(f"{key}.") for setting in self.settings):
+            return "--set", None
+        return self.source, line
 
     def line(self, path: Sequence[str | int]) -> int | None:
         """Line of the deepest part of `path` that stands in the document."""

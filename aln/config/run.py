@@ -8,20 +8,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from aln.config.components import Component, component_model
+from aln.config.course import Clipping, Coefficient, Noise, Rates, course_problems
 from aln.config.documents import Document, dump, read_document
+from aln.config.layering import layered
+from aln.config.section import Section
 from aln.errors import AlnError, ConfigError, Problem, RegistryError
 from aln.registry import nearest
 
 _DEFAULT_NAMES = {"rule": "backprop", "model": "resnet8", "data": "digits", "optimizer": "sgd", "schedule": "cosine"}
-
-
-class Section(BaseModel):
-    """Base of the fixed parts of a configuration: immutable, no unknown keys, no coercion between types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+# Sections that a run may leave out, and what they are called if they do not say.
+_OPTIONAL_NAMES = {"alignment_optimizer": "sgd", "alignment_schedule": "cosine"}
 
 
 class Compute(Section):
@@ -69,19 +68,38 @@ class Alignment(Section):
 
 
 class RunConfig(Section):
-    """One training run, complete. Make it with `parse_run`."""
+    """One training run, complete. Make it with `parse_run`.
+
+    Attributes:
+        optimizer: of all weights, or of the forward ones if `alignment_optimizer` moves the backward ones.
+        alignment_schedule: of the latter's learning rate; `schedule` if null.
+        accumulate: each batch goes through in so many equal parts, whose gradients are averaged: the memory of a part.
+        frozen_bn: batch norms use their running statistics and do not learn.
+        coefficients: those of the rule that change over time, by name.
+        delay_epochs, alternate_step_freq: when the task and when alignment is trained, see `aln.optim.Course`.
+    """
 
     rule: Component
     model: Component
     data: Component
     optimizer: Component
     schedule: Component
+    alignment_optimizer: Component | None = None
+    alignment_schedule: Component | None = None
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(64, ge=1)
+    accumulate: int = Field(1, ge=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     sync_batch_norm: bool = Field(False, description="batch norms of many workers see the whole batch")
     seed: int = Field(0, ge=0, lt=2**63)
     pretraining: Pretraining = Pretraining()
+    delay_epochs: float = Field(0.0, ge=0)
+    alternate_step_freq: int = Field(0, ge=0)
+    rates: Rates = Rates()
+    coefficients: dict[str, Coefficient] = Field(default_factory=dict)
+    noise: Noise = Noise()
+    clip: Clipping = Clipping()
+    frozen_bn: bool = False
     alignment: Alignment = Alignment()
     checkpoint: Checkpoint = Checkpoint()
     compute: Compute = Compute()
@@ -114,12 +132,21 @@ def parse_run(document: Document | Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def check_run(content: Mapping[str, Any], prefix: str = "") -> tuple[RunConfig | None, list[Problem]]:
-    """The run, or None, and every problem found; `prefix` is where the run's keys begin in what the user wrote."""
-    content, problems = dict(content), []
+def check_run(
+    content: Mapping[str, Any], prefix: str = "", *, with_rule: bool = True
+) -> tuple[RunConfig | None, list[Problem]]:
+    """The run, or None, and every problem found.
+
+    Args:
+        prefix: where the run's keys begin in what the user wrote.
+        with_rule: False for a run whose rule is yet to come, against which nothing is checked.
+    """
+    content, problems = layered(content, prefix)
     names: dict[str, str] = {}
-    for section, default in _DEFAULT_NAMES.items():
+    for section, default in {**_DEFAULT_NAMES, **_OPTIONAL_NAMES}.items():
         value = content.get(section)
+        if value is None and section in _OPTIONAL_NAMES:
+            continue
         value = {"name": value} if isinstance(value, str) else value if value is not None else {}
         if not isinstance(value, Mapping):
             message = f"is {value!r}, expected a name, or a name and its options"
@@ -140,14 +167,19 @@ def check_run(content: Mapping[str, Any], prefix: str = "") -> tuple[RunConfig |
         config = schema.model_validate(content)
     except ValidationError as error:
         return None, problems + problems_of(error, known_keys(schema), prefix)
-    for section in ("rule", "optimizer", "schedule"):
+    unsound = []
+    for section in ("rule", "optimizer", "schedule", *(name for name in _OPTIONAL_NAMES if name in names)):
         try:
             getattr(config, section).make(section)
         except AlnError as error:  # bounds that types do not tell
-            problems.append(Problem(key=prefix + section, message=str(error)))
+            unsound.append(Problem(key=prefix + section, message=str(error)))
+    if not unsound:
+        clashes = course_problems(config, with_rule)
+        unsound = [Problem(key=prefix + problem.key, message=problem.message) for problem in clashes]
     if config.batch_size % config.resources.workers:
         message = f"is {config.batch_size}, expected a multiple of resources.workers, {config.resources.workers}"
-        problems.append(Problem(key=f"{prefix}batch_size", message=message))
+        unsound.append(Problem(key=f"{prefix}batch_size", message=message))
+    problems += unsound
     return (None if problems else config), problems
 
 

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
+from aln.config.course import OF_ALIGNMENT
 from aln.config.documents import Document
-from aln.config.run import RunConfig, Section, check_run, known_keys, located, problems_of
+from aln.config.run import RunConfig, check_run, known_keys, located, problems_of
+from aln.config.section import Section
 from aln.errors import ConfigError, Problem
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -70,19 +72,20 @@ def parse_sweep(document: Document) -> tuple[SweepConfig, RunConfig]:
     """The sweep that a document describes, and the run it starts from. Raises `ConfigError` with every problem."""
     content = {"run": {}, **document.content}
     run = content["run"] if isinstance(content["run"], dict) else {}
-    base, problems = check_run(run, "run.")
+    base, problems = check_run(run, "run.", with_rule="rule" in run)
     config: SweepConfig | None = None
     keys = known_keys(SweepConfig) + [f"run.{key}" for key in known_keys(RunConfig)]
     try:
         config = SweepConfig.model_validate(content)
     except ValidationError as error:
         problems += problems_of(error, keys)
+    shared = {key: value for key, value in run.items() if key not in OF_ALIGNMENT}
     for baseline in config.baselines if config else ():
-        problems += [
-            Problem(key="baselines", message=problem.message)
-            for problem in check_run({**run, "rule": {"name": baseline}})[1]
-            if problem.key == "rule.name"
-        ]
+        for problem in check_run({**shared, "rule": {"name": baseline}}, "run.")[1]:
+            if problem.key == "run.rule.name":
+                problems.append(Problem(key="baselines", message=problem.message))
+            elif base is not None:  # what is wrong with the run itself has been said
+                problems.append(Problem(key="baselines", message=f"{baseline}: {problem.key} {problem.message}"))
     if problems or config is None or base is None:
         raise ConfigError([located(problem, document) for problem in problems])
     return config, base

@@ -11,20 +11,11 @@ from torch import nn
 
 from aln.alignment import LayerAlignment, measure_alignment
 from aln.data import Batch, ImageSource
+from aln.engine.modes import autocast, train_mode, wide
 from aln.engine.results import Evaluation
 from aln.engine.settings import FitSettings, Precision
 from aln.errors import DataError
 from aln.world import ALONE, World
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The types in which kernels compute on a device."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def wide(device: torch.device) -> torch.dtype:
-    """The type in which losses are added up: the widest that the device has."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @torch.no_grad()
@@ -63,4 +54,5 @@ def measure(model: nn.Module, source: ImageSource, settings: FitSettings) -> dic
         return {}
     loss = functools.partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
     half = torch.bfloat16 if settings.precision == "bfloat16" else None
-    return measure_alignment(model, images, labels, loss=loss, autocast=half)
+    mode = functools.partial(train_mode, frozen_bn=settings.frozen_bn)
+    return measure_alignment(model, images, labels, loss=loss, autocast=half, train_mode=mode)

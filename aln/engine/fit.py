@@ -18,6 +18,7 @@ from aln.angles import weight_angles
 from aln.checkpoint import TrainState
 from aln.data import ImageSource
 from aln.engine.evaluation import evaluate, measure
+from aln.engine.modes import train_mode
 from aln.engine.randomness import reproducible
 from aln.engine.results import EpochResult, StepProgress
 from aln.engine.settings import FitSettings
@@ -46,6 +47,8 @@ def fit(
     """
     device = next(state.model.parameters()).device
     source = source.to(device)
+    if settings.frozen_bn:
+        train_mode(state.model, frozen_bn=True)  # before workers agree on what is trained
     training = Training(state, world.parallel(state.model), source, settings, world, on_step, save)
     if state.epoch == state.step == 0 and settings.pretraining.steps:
         with reproducible(device, settings.deterministic):
@@ -72,17 +75,26 @@ def _epoch(training: Training) -> EpochResult:
         validation = validation if math.isfinite(validation.loss) else None
     epoch, every = state.epoch + 1, settings.alignment_every
     due = validation is not None and every and (epoch % every == 0 or epoch == settings.epochs)
+    own = state.alignment_optimizer
     return EpochResult(
         epoch=epoch,
         train_loss=train_loss,
         train_top1=train_top1,
         validation=validation,
         lr=float(state.optimizer.param_groups[0]["lr"]),
+        alignment_lr=None if own is None else float(own.param_groups[0]["lr"]),
         images_per_second=images_per_second,
         angles=weight_angles(state.model) if validation else {},
         alignment=measure(state.model, training.source, settings) if due else {},
+        coefficients=_coefficients(training),
         seconds=time.perf_counter() - began,
     )
+
+
+def _coefficients(training: Training) -> dict[str, float]:
+    """The rule's coefficients that change over time, as they were in the last step."""
+    scheduled, layers = training.settings.scheduled_rule, training.stepper.layers
+    return {name: getattr(layers[0].rule, name) for name in scheduled.schedules} if scheduled and layers else {}
 
 
 def _all_finite(model: nn.Module) -> bool:

@@ -56,7 +56,8 @@ class StepProgress:
 class EpochResult:
     """What one epoch gave. Accuracies in percent, losses in nats, angles in degrees by layer name.
 
-    `alignment` is empty in epochs that do not measure it.
+    `alignment` is empty in epochs that do not measure it. `alignment_lr` is there if alignment has an optimizer of its
+    own; `coefficients` are those that change over time. They and `lr` are those of the last step.
 
     A diverged epoch ends the training: its `validation` is None and `train_loss` is the last loss seen.
     """
@@ -70,6 +71,8 @@ class EpochResult:
     seconds: float
     angles: dict[str, float] = field(default_factory=dict)
     alignment: dict[str, LayerAlignment] = field(default_factory=dict)
+    alignment_lr: float | None = None
+    coefficients: dict[str, float] = field(default_factory=dict)
 
     @property
     def diverged(self) -> bool:
@@ -91,6 +94,8 @@ class EpochResult:
             "val_top5": self.validation.top5 if self.validation else 0.0,
             "val_loss": self.validation.loss if self.validation else math.nan,
         }
+        numbers |= {} if self.alignment_lr is None else {"alignment_lr": self.alignment_lr}
+        numbers |= {f"coefficient/{name}": value for name, value in self.coefficients.items()}
         numbers |= flat_metrics(self.alignment)
         numbers |= {f"angle/{name}": degrees for name, degrees in self.angles.items()}
         return {name: value for name, value in numbers.items() if math.isfinite(value)}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from aln.optim import Schedule
+from aln.optim import Clip, Course, Schedule, ScheduledRule, UpdateNoise
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -37,6 +37,16 @@ class FitSettings:
     cost less than 2 % of the time even where epochs are as short as the digits'.
 
     Every `save_steps` steps within an epoch `fit` offers its state for saving; never if None.
+
+    Attributes:
+        alignment_schedule: of the learning rate of the state's `alignment_optimizer`; `schedule` if None.
+        course: which of task and alignment each step trains, and at which rates.
+        scheduled_rule: the rule of all layers over time; None if it stays what the layers hold.
+        clip: bounds on gradients.
+        noise: on updates.
+        accumulate: each worker's share of a batch goes through the model in so many equal parts, one after another,
+            whose gradients are averaged: the memory of one part. Batch norms see one part at a time.
+        frozen_bn: batch norms use their running statistics, and do not learn.
     """
 
     epochs: int
@@ -50,3 +60,10 @@ class FitSettings:
     alignment_images: int = 32
     pretraining: NoisePretraining = NoisePretraining()
     save_steps: int | None = None
+    alignment_schedule: Schedule | None = None
+    course: Course = field(default_factory=Course)
+    scheduled_rule: ScheduledRule | None = None
+    clip: Clip = field(default_factory=Clip)
+    noise: UpdateNoise = field(default_factory=UpdateNoise)
+    accumulate: int = 1
+    frozen_bn: bool = False

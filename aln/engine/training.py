@@ -6,18 +6,19 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aln.checkpoint import TrainState
 from aln.data import ImageSource
-from aln.engine.evaluation import autocast, wide
+from aln.engine.modes import train_mode, wide
 from aln.engine.randomness import seed_generators
 from aln.engine.results import StepProgress
 from aln.engine.settings import FitSettings
-from aln.layers import aligned_layers
+from aln.engine.step import Stepper, set_rates
+from aln.optim import Turn
 from aln.seeds import derived_seed
 from aln.world import World
 
@@ -46,18 +47,21 @@ class Training:
     def device(self) -> torch.device:
         return next(self.state.model.parameters()).device
 
+    @cached_property
+    def stepper(self) -> Stepper:
+        """What takes the steps."""
+        return Stepper(self.state, self.parallel, self.settings, self.world)
+
     def epoch(self) -> tuple[float, float, float]:
         """Trains from the state's step to the end of its epoch.
 
         Returns mean loss (not finite as soon as one batch's is not), top-1 in percent, and images/s of all workers.
         """
         state, settings, world, began = self.state, self.settings, self.world, time.perf_counter()
-        state.model.train()
+        train_mode(state.model, settings.frozen_bn)
         steps = self.source.steps_per_epoch(settings.batch_size)
-        for layer in aligned_layers(state.model).values():
-            layer.steps = (
-                state.epoch * steps + state.step
-            )  # no checkpoint holds the turns of rules that leave steps out
+        for layer in self.stepper.layers:  # no checkpoint holds the turns of rules that leave steps out
+            layer.steps = state.epoch * steps + state.step
         check_every = 1 if self.device.type == "cpu" else _STEPS_BETWEEN_CHECKS
         # What came before an interruption counts once, on worker 0.
         before = state.sums if world.rank == 0 else (0.0, 0.0)
@@ -65,16 +69,16 @@ class Training:
         earlier, own = state.images, state.images if world.rank == 0 else 0
         seed = derived_seed(settings.seed, state.epoch)
         for inputs, labels in self.source.train_batches(settings.batch_size, seed, start=state.step, share=world.share):
-            self._schedule(steps)
+            turn = self.stepper.begin(steps)
             seed_generators(self.device, settings.seed, state.epoch, state.step, world.rank)
-            logits, loss = self._backward(inputs, labels)
+            logits, loss = self.stepper.gradients(inputs, labels, turn)
             state.images += len(labels) * world.workers
             own += len(labels)
-            sums += torch.stack([loss.detach() * len(labels), (logits.detach().argmax(1) == labels).sum()])
+            sums += torch.stack([loss * len(labels), (logits.argmax(1) == labels).sum()])
             state.step += 1
             if state.step % check_every == 0 and not math.isfinite(float(world.sum(sums[0].clone()))):
                 break
-            state.optimizer.step()
+            self.stepper.update()
             rate = (state.images - earlier) / (time.perf_counter() - began)
             if self.on_step is not None:
                 self.on_step(
@@ -100,38 +104,20 @@ class Training:
     def pretrain(self) -> None:
         """Steps on noise; weights that stop being finite are for the first epoch to find."""
         state, settings, device = self.state, self.settings, self.device
-        state.model.train()
-        for group in state.optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-            group["lr"] = settings.pretraining.lr or group["lr"]
+        train_mode(state.model, settings.frozen_bn)
         mine = self.world.share.of(settings.batch_size)
         for step in range(settings.pretraining.steps):
             seed_generators(device, settings.seed, _PRETRAINING, step, self.world.rank)
             images = torch.randn(mine.stop - mine.start, *self.source.input_shape, device=device)
             labels = torch.randint(self.source.num_classes, (len(images),), device=device)
-            self._backward(images, labels)
-            state.optimizer.step()
-        state.optimizer.state.clear()
-
-    def _schedule(self, steps: int) -> None:
-        """Sets the learning rate of the coming step."""
-        state, settings = self.state, self.settings
-        factor = settings.schedule.factor(state.epoch + state.step / steps, settings.epochs)
-        for group in state.optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-
-    def _backward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and loss of this worker's share of a batch; the whole batch's gradients are there afterwards."""
-        with autocast(inputs.device, self.settings.precision):
-            logits = self.parallel(inputs)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)
-        self.state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.world.workers > 1:
-            for layer in aligned_layers(self.state.model).values():
-                if layer.backward_weight is not None and not layer.aligned:
-                    layer.backward_weight.grad = None  # zeros of `World.parallel`, which momentum would take for news
-        return logits, loss
+            for optimizer in state.optimizers:
+                set_rates(optimizer, 1.0)
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.pretraining.lr or group["lr"]
+            self.stepper.gradients(images, labels, Turn())
+            self.stepper.update(noisy=False)
+        for optimizer in state.optimizers:
+            optimizer.state.clear()
 
     def _settle(self, sums: Tensor) -> None:
         """Brings what each worker has of its own together, so that worker 0's state is everybody's."""

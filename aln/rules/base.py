@@ -52,7 +52,10 @@ class LearningRule:
     learns_backward_weight: ClassVar[bool] = True
     """False if B stays at its initial value."""
     shares_task_gradient: ClassVar[bool] = False
-    """True if `backward_grad` reads the task's gradient dW, which is then there even if W itself is frozen."""
+    """True if `backward_grad` reads the task's gradient dW, which is then there even if W itself is frozen.
+
+    It multiplies by `s.rate` whatever else it gives B. dW is zero in a step that does not train the task.
+    """
     decays_with_forward_weight: ClassVar[bool] = False
     """True if the optimizer's weight decay shrinks B as it shrinks W."""
     uses_output_error: ClassVar[bool] = False
@@ -109,6 +112,11 @@ class LearningRule:
         Where it is, the gradients of many workers average to that of the whole batch.
         """
         return True
+
+    @property
+    def learns_without_task(self) -> bool:
+        """Whether B learns of something else than the task's gradient, so that alignment can be trained by itself."""
+        return self.learns_backward_weight and not self.shares_task_gradient
 
     @property
     def moves_forward_weight(self) -> bool:
@@ -181,7 +189,9 @@ class RegularizedRule(LearningRule, Options, ABC):
         return primitives.loss(self.weights(), primitives.seen(s, self), self)
 
     def aligns(self, step: int, carries_error: bool) -> bool:
-        return step % self.align_every == 0 and (carries_error or self.align_first_layer)
+        # With weights of 0 B would stand still; momentum must not move it either.
+        moves = self.shares_task_gradient or any(self.weights().values())
+        return moves and step % self.align_every == 0 and (carries_error or self.align_first_layer)
 
     @property
     def averages_over_examples(self) -> bool:

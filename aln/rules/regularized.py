@@ -91,8 +91,16 @@ class KolenPollack(RegularizedRule):
 
     def local_gradients(self, s: Signals) -> tuple[Tensor | None, Tensor | None]:
         assert s.dW is not None
+        if not s.rate:
+            return s.dW.clone(), None
         dB, dW = super().local_gradients(s)
+        if s.rate != 1:
+            dB, dW = (None if gradient is None else gradient.mul_(s.rate) for gradient in (dB, dW))
         return s.dW.clone() if dB is None else dB.add_(s.dW), dW
+
+    @property
+    def learns_without_task(self) -> bool:
+        return True
 
 
 @RULES.register("primitives")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aln.checkpoint_folder import CHECKPOINTS
-from aln.config import Resources, RunConfig, SweepConfig, parse_run
+from aln.config import OF_ALIGNMENT, Resources, RunConfig, SweepConfig, parse_run
 from aln.space import SearchSpace
 
 
@@ -29,10 +29,15 @@ class SweepPlan:
     folder: Path
 
     def baselines(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Name and run content of each reference rule, at the recipe that the space's trials share."""
-        shared = {key: value for key, value in self.space.fixed.items() if not key.startswith("rule.")}
+        """Name and run content of each reference rule, at the recipe that the space's trials share.
+
+        What the recipe says of the coefficients of the space's rule, and of training alignment apart from the task, is
+        left out.
+        """
+        shared = {k: v for k, v in self.space.fixed.items() if k.partition(".")[0] not in ("rule", *OF_ALIGNMENT)}
+        run = {key: value for key, value in self.sweep.run.items() if key not in OF_ALIGNMENT}
         for rule in self.sweep.baselines:
-            content = SearchSpace(name=rule, rule=rule, parameters={}, fixed=shared).apply(self.sweep.run, {})
+            content = SearchSpace(name=rule, rule=rule, parameters={}, fixed=shared).apply(run, {})
             yield rule, self._placed(content)
 
     def content(self, point: Mapping[str, Any]) -> dict[str, Any]:

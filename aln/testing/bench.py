@@ -62,7 +62,7 @@ class Bench:
         return y, x
 
     @torch.no_grad()
-    def signals(self, rows: Sequence[int] = range(BATCH), scale: float = 1.0) -> Signals:
+    def signals(self, rows: Sequence[int] = range(BATCH), scale: float = 1.0, rate: float = 1.0) -> Signals:
         """What the layer sees when its batch holds these examples, and their errors are scaled."""
         layer, rule, index = self.layer, self.rule, list(rows)
         x, dy = self.x[index], self.dy[index] * scale
@@ -78,14 +78,15 @@ class Bench:
             output=layer.linear_map.project(x, layer.weight, layer.bias) if rule.keeps_output else None,
             activation=layer.activation,
             error=self.error[index] * scale if rule.uses_output_error else None,
+            rate=rate,
         )
 
     @torch.no_grad()
     def local_gradients(
-        self, rows: Sequence[int] = range(BATCH), scale: float = 1.0, seed: int = 1
+        self, rows: Sequence[int] = range(BATCH), scale: float = 1.0, seed: int = 1, rate: float = 1.0
     ) -> tuple[Tensor | None, Tensor | None]:
         """What the rule itself gives for B and adds for W, on these examples."""
-        s = self.signals(rows, scale)
+        s = self.signals(rows, scale, rate)
         torch.default_generator.manual_seed(seed)
         return self.rule.local_gradients(s)
 

@@ -196,6 +196,27 @@ def _averages(
     yield torch.tensor(float(deviations > 6)), torch.tensor(0.0)
 
 
+def _keeps_the_tasks_gradient_apart(bench: Bench) -> Complaints:
+    """A rule that shares the task's gradient multiplies what is its own by s.rate, and nothing else."""
+    rule = bench.rule
+    if not (rule.learns_backward_weight and rule.shares_task_gradient):
+        return
+
+    def gradient(*, task: float, rate: float) -> Tensor:
+        with fixed_noise():
+            found, _ = bench.local_gradients(scale=task, rate=rate)
+        return torch.zeros_like(bench.tensors()["B"]) if found is None else found
+
+    task, own = gradient(task=1, rate=0), gradient(task=0, rate=1)
+    right = [
+        (gradient(task=0, rate=0), torch.zeros_like(own)),
+        (gradient(task=1, rate=1), task + own),
+        (gradient(task=1, rate=3), task + 3 * own),
+    ]
+    if not all(_near(found, expected) for found, expected in right):
+        yield "What the rule adds to the task's gradient is not in proportion to s.rate: multiply it, and dW not."
+
+
 def _gradient_is_that_of_its_loss(bench: Bench) -> Complaints:
     """Autograd of the written-out loss gives the gradient."""
     layer, rule = bench.layer, bench.rule
@@ -263,6 +284,7 @@ LAYER_CHECKS: list[Callable[[Bench], Complaints]] = [
     _repeats_under_a_seed,
     _asks_not_what_else_learns,
     _takes_means_over_the_batch,
+    _keeps_the_tasks_gradient_apart,
     _gradient_is_that_of_its_loss,
     _shorter_types_are_near_float64,
     _trains_under_autocast,

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 
 import pytest
 from pydantic import ValidationError
@@ -30,6 +31,7 @@ def test_defaults():
         "data.shift": 0,
         "optimizer.name": "sgd",
         "optimizer.lr": 0.1,
+        "optimizer.reference_batch": None,
         "optimizer.momentum": 0.9,
         "optimizer.nesterov": True,
         "optimizer.weight_decay": 1e-4,
@@ -37,11 +39,26 @@ def test_defaults():
         "schedule.warmup_epochs": 0.0,
         "epochs": 20,
         "batch_size": 64,
+        "accumulate": 1,
+        "alignment_optimizer": None,
+        "alignment_schedule": None,
         "label_smoothing": 0.0,
         "sync_batch_norm": False,
         "seed": 0,
         "pretraining.steps": 0,
         "pretraining.lr": None,
+        "delay_epochs": 0.0,
+        "alternate_step_freq": 0,
+        "rates.loss": 1.0,
+        "rates.alignment": 1.0,
+        "rates.drops": [],
+        "rates.gamma": 0.1,
+        "noise.variance": 0.0,
+        "noise.distribution": "normal",
+        "noise.part": "all",
+        "clip.norm": None,
+        "clip.value": None,
+        "frozen_bn": False,
         "alignment.every": 10,
         "alignment.images": 32,
         "checkpoint.every": 5,
@@ -58,13 +75,88 @@ def test_defaults():
     }
 
 
-def test_there_is_a_preset_for_every_rule():
-    assert preset_names() == sorted(RULES)
+# What the paper's studies ask for: values that are not known to us.
+STUDIES = {
+    "alternating_steps": ["alternate_step_freq=2"],
+    "delayed_task": ["delay_epochs=1.5"],
+    "information_tpe": ["rule.alpha=1e-3", "rule.beta=1e-3", "rule.gamma=1e-3"],
+    "noisy_updates": ["noise.variance=1e-4"],
+    "wm_tpe": ["rule.alpha=1e-3", "rule.beta=1e-3", "rule.input_stddev=0.5"],
+}
+STUDIES["wm_tpe_ad"] = [*STUDIES["wm_tpe"], "alignment_optimizer.name=adam", "alignment_optimizer.lr=1e-3"]
+STUDIES["wm_tpe_ad_ops"] = [
+    *STUDIES["wm_tpe_ad"],
+    *(f"rule.{option}=false" for option in ("center_input", "normalize_input", "batch_center_backward_input")),
+    *(f"rule.activation_{way}=false" for way in ("forward", "backward")),
+    *(f"rule.{how}_{way}_output=false" for how in ("center", "normalize") for way in ("forward", "backward")),
+    "rule.batch_center_forward_output=false",
+]
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_every_preset_parses(name):
+def test_there_is_a_preset_for_every_rule_and_for_the_papers_studies():
+    assert preset_names() == sorted([*RULES, *STUDIES])
+
+
+@pytest.mark.parametrize("name", list(RULES))
+def test_every_preset_of_a_rule_parses(name):
     assert parse_run(read_run(name)).rule.name == name
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_asks_for_what_is_not_known_instead_of_inventing_it(name):
+    with pytest.raises(ConfigError) as caught:
+        parse_run(read_run(name))
+    asked = {problem.key: problem.message for problem in caught.value.problems}
+    assert asked.keys() == {setting.partition("=")[0] for setting in STUDIES[name]}
+    assert all(re.match("is required: .* not known to us; set ", message) for message in asked.values())
+    config = parse_run(with_settings(read_run(name), STUDIES[name]))
+    assert config.flat()[STUDIES[name][0].partition("=")[0]] == pytest.approx(float(STUDIES[name][0].partition("=")[2]))
+
+
+def test_a_recipe_lies_under_a_run_which_may_change_it():
+    recipe = {"recipe": "imagenet"}
+    config = parse_run(recipe)
+    assert (config.epochs, config.batch_size, config.model.name) == (90, 256, "resnet18")
+    assert config.flat()["optimizer.reference_batch"] == 256
+    assert config.flat()["schedule.drops"] == [30, 60, 80]
+    changed = parse_run({**recipe, "epochs": 9, "optimizer": {"lr": 0.2}, "schedule": "cosine"})
+    assert (changed.epochs, changed.flat()["optimizer.lr"], changed.schedule.name) == (9, 0.2, "cosine")
+    assert changed.flat()["optimizer.momentum"] == 0.9
+    with pytest.raises(ConfigError, match=r"unknown recipe 'imagnet'; did you mean 'imagenet'\? \(known: imagenet\)"):
+        parse_run({"recipe": "imagnet"})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"rule": "feedback", "alignment_optimizer": "adam"},
+            "alignment_optimizer: is adam, but feedback has no backward",
+        ),
+        (
+            {"rule": "backprop", "delay_epochs": 2},
+            "delay_epochs: is 2.0, but backprop has nothing to train without the",
+        ),
+        (
+            {"rule": "symmetric", "delay_epochs": 99},
+            "delay_epochs: is 99.0, but the task would not be trained: expected",
+        ),
+        ({"accumulate": 3}, "accumulate: is 3, but a worker's 64 images of a batch do not fall into equal parts"),
+        ({"accumulate": 4, "batch_size": 24, "resources": {"workers": 4}}, "accumulate: is 4, but a worker's 6 images"),
+        ({"resources": {"workers": 3}}, "batch_size: is 64, expected a multiple of resources.workers, 3"),
+        (
+            {"alignment_schedule": "step"},
+            "alignment_schedule: is step, but there is no alignment_optimizer to follow it",
+        ),
+        ({"rule": "mirror", "coefficients": {"gamma": {}}}, r"gamma is no coefficient of WeightMirror.*\(known: "),
+        ({"clip": {"norm": 1, "value": 1}}, "clip: norm = 1.0, value = 1.0: expected one of them"),
+        ({"rates": {"loss": 0, "alignment": 0}}, "rates: loss_rate = alignment_rate = 0: expected one of them above 0"),
+        ({"required": [1]}, r"required: is \[1\], expected \{keys: \[dotted keys\], because: why\}"),
+    ],
+)
+def test_what_does_not_go_together_is_named(content, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_run(content)
 
 
 @pytest.mark.parametrize(

@@ -328,10 +328,19 @@ class WrongFactor(Sound):
         return super().backward_grad(s) / 2
 
 
-@broken("is not that of the written-out loss plus dW")
+@broken("is not that of the written-out loss plus dW", "not in proportion to s.rate")
 @rule
 class ForgetsTask(Sound):
     shares_task_gradient: ClassVar[bool] = True
+
+
+@broken("not in proportion to s.rate")
+@rule
+class IgnoresRate(Sound):
+    shares_task_gradient: ClassVar[bool] = True
+
+    def backward_grad(self, s):
+        return super().backward_grad(s) + s.dW
 
 
 @broken(r"not that of the written-out loss times 3 \(for the steps left out\)")
