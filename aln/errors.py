@@ -26,6 +26,10 @@ class CheckpointError(AlnError):
     """A checkpoint cannot be read, or does not belong to this run."""
 
 
+class ClusterError(AlnError):
+    """Ray cannot be used, or workers on it cannot train."""
+
+
 class SweepError(AlnError):
     """A sweep cannot start."""
 
