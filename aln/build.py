@@ -116,11 +116,17 @@ def resume(run: Run, path: Path) -> None:
 
 def resume_from(run: Run, content: Mapping[str, Any], place: str) -> None:
     """Continues `run` from the content of a checkpoint that was read from `place`; see `resume`."""
+    require_same(parse_run(run.state.description), content, place)
+    run.state.take_over(content, place)
+
+
+def require_same(config: RunConfig, content: Mapping[str, Any], place: str) -> None:
+    """Raises `CheckpointError` unless a run of the configuration may continue from the checkpoint; see `resume`."""
     try:
         theirs = parse_run(content["description"]).flat()
     except ConfigError as error:
         raise CheckpointError(f"{place}: its configuration is no longer valid: {error}") from error
-    ours = parse_run(run.state.description).flat()
+    ours = config.flat()
     changed = [
         f"{key} was {theirs.get(key)!r} and is {ours.get(key)!r}"
         for key in sorted(theirs.keys() | ours.keys())
@@ -128,7 +134,6 @@ def resume_from(run: Run, content: Mapping[str, Any], place: str) -> None:
     ]
     if changed:
         raise CheckpointError(f"{place}: belongs to another configuration: {'; '.join(changed)}")
-    run.state.take_over(content, place)
 
 
 def load_weights(run: Run, content: Mapping[str, Any], address: str) -> None:

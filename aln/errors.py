@@ -41,6 +41,10 @@ class MissingFileError(StorageError):
     """A file is not there."""
 
 
+class ClusterError(AlnError):
+    """Ray cannot be used, or workers on it cannot train."""
+
+
 class SweepError(AlnError):
     """A sweep cannot start."""
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from aln.build import build_model, load_data
 from aln.checkpoint_folder import CHECKPOINTS, CheckpointFolder
 from aln.command import guarded, relative, runnable
-from aln.config import Document, check_name, parse_run, preset_names, read_run, with_settings
+from aln.config import Document, RunConfig, check_name, parse_run, preset_names, read_run, with_settings
 from aln.conversion import coverage
 from aln.engine import EpochResult
 from aln.errors import CheckpointError, ConfigError, Problem
@@ -22,7 +24,10 @@ from aln.preflight import make_folder
 from aln.progress import TrainingProgress
 
 if TYPE_CHECKING:
-    from aln.tracking import TrackedRun
+    from torch import nn
+
+    from aln.distributed import DistributedJob
+    from aln.tracking import TrackedRun, Tracker
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change the run: optimizer.lr=0.05 …"
     )
+    parser.add_argument("--workers", type=int, help="how many train together, on the Ray cluster if more than one")
     parser.add_argument("--name", help="name of the run and of its folder (default: rule, model, data and time)")
     parser.add_argument("--storage", type=Path, default=Path("results"), help="where run folders go (default: results)")
     parser.add_argument("--experiment", help="MLflow experiment (default: the data set's name)")
@@ -47,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _main(options: argparse.Namespace, console: Console) -> int:
     document = _described(options)
-    config = parse_run(with_settings(document, options.set))
+    workers = [] if options.workers is None else [f"resources.workers={options.workers}"]
+    config = parse_run(with_settings(document, [*options.set, *workers]))
     if options.dry_run:
         console.print(config.to_yaml(), highlight=False, markup=False, soft_wrap=True, end="")
         return 0
@@ -60,48 +67,77 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     checkpoints = checkpoints_of(config, folder / CHECKPOINTS)
     if options.resume and checkpoints.newest() is None:
         raise CheckpointError(f"{checkpoints.storage.root}: no such checkpoint")
-    job = Job(config, checkpoints)
-    console.print(f"{config.rule.name} on {config.model.name}: {coverage(job.run.state.model)}.", highlight=False)
+    with _job(config, checkpoints, console) as job:
+        # MLflow takes seconds to import: a mistake in a file should not wait for it.
+        from aln.tracking import SPOOL, Tracker
 
-    # MLflow takes seconds to import: a mistake in a file should not wait for it.
-    from aln.tracking import SPOOL, Tracker, ui_command, ui_page
-
-    tracker = Tracker(options.experiment or config.data.name, spool=folder / SPOOL)
-    if not options.resume:
-        make_folder(folder)
-    tracked = tracker.run(name, {"kind": "run", "run": name}, fresh=not options.resume)
-    tracked.describe(config)
-    tracked.tag(checkpoints=str((folder / CHECKPOINTS).resolve()))
-    status = "failed"
-    try:
-        last = _train(job, tracked, console)
-        status = "diverged" if last is not None and last.diverged else "completed"
-        if status == "completed":
-            test = job.test()
-            tracked.summarise({"test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss})
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        tracked.finish(status)
-        if missing := tracker.close():
-            console.print(missing, highlight=False, soft_wrap=True)
-        if status == "interrupted" and checkpoints.newest() is not None:
-            again = runnable(f"python -m aln.train --resume --name {name}")
-            console.print(f"continue it with {again}", highlight=False, soft_wrap=True)
-
-    def show(label: str, value: object) -> None:
-        console.print(f"  {label:<13}  {value}", highlight=False, soft_wrap=True)
-
-    if status == "diverged":
-        console.print(f"Diverged in epoch {job.epoch + 1}: a loss or a weight was not finite.")
-    else:
-        console.print(f"Test top-1 {test.top1:.2f} %, top-5 {test.top5:.2f} %, loss {test.loss:.4f}", highlight=False)
-        show("checkpoints", relative(folder / CHECKPOINTS))
-    if command := ui_command(tracker.uri):
-        show("compare runs", runnable(command))
-    show("in a browser", ui_page(tracker.uri, tracker.experiment_id))
+        tracker = Tracker(options.experiment or config.data.name, spool=folder / SPOOL)
+        if not options.resume:
+            make_folder(folder)
+        tracked = tracker.run(name, {"kind": "run", "run": name}, fresh=not options.resume)
+        tracked.describe(config)
+        tracked.tag(checkpoints=str((folder / CHECKPOINTS).resolve()))
+        status = "failed"
+        try:
+            last = _train(job, tracked, console)
+            status = "diverged" if last is not None and last.diverged else "completed"
+            if status == "completed":
+                test = job.test()
+                tracked.summarise({"test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss})
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            tracked.finish(status)
+            if missing := tracker.close():
+                console.print(missing, highlight=False, soft_wrap=True)
+            if status in ("interrupted", "failed") and checkpoints.newest() is not None:
+                again = runnable(f"python -m aln.train --resume --name {name}")
+                console.print(f"continue it with {again}", highlight=False, soft_wrap=True)
+        if status == "diverged":
+            console.print(f"Diverged in epoch {job.epoch + 1}: a loss or a weight was not finite.")
+        else:
+            accuracy = f"Test top-1 {test.top1:.2f} %, top-5 {test.top5:.2f} %, loss {test.loss:.4f}"
+            console.print(accuracy, highlight=False)
+            _show(console, "checkpoints", relative(folder / CHECKPOINTS))
+    _show_runs(tracker, console)
     return 1 if status == "diverged" else 0
+
+
+@contextmanager
+def _job(config: RunConfig, checkpoints: CheckpointFolder, console: Console) -> Iterator[Job | DistributedJob]:
+    """The training, by this process or by many workers."""
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    def aligned(model: nn.Module) -> None:
+        tell(f"{config.rule.name} on {config.model.name}: {coverage(model)}.")
+
+    if config.resources.workers == 1:
+        job = Job(config, checkpoints, tell=tell)
+        aligned(job.run.state.model)
+        yield job
+        return
+    # What cannot be built is refused before anything starts; on the CPU, since this process has no other device.
+    aligned(build_model(config, load_data(config.data)))
+    from aln.distributed import DistributedJob
+
+    with DistributedJob(config, checkpoints.storage.root, tell) as distributed:
+        yield distributed
+
+
+def _show(console: Console, label: str, value: object) -> None:
+    console.print(f"  {label:<13}  {value}", highlight=False, soft_wrap=True)
+
+
+def _show_runs(tracker: Tracker, console: Console) -> None:
+    """Says how to look at the run beside others."""
+    from aln.tracking import ui_command, ui_page
+
+    if command := ui_command(tracker.uri):
+        _show(console, "compare runs", runnable(command))
+    _show(console, "in a browser", ui_page(tracker.uri, tracker.experiment_id))
 
 
 def _described(options: argparse.Namespace) -> Document:
@@ -119,7 +155,7 @@ def _described(options: argparse.Namespace) -> Document:
     return Document(found.content["description"], source=found.address)
 
 
-def _train(job: Job, tracked: TrackedRun, console: Console) -> EpochResult | None:
+def _train(job: Job | DistributedJob, tracked: TrackedRun, console: Console) -> EpochResult | None:
     """Trains to the end; returns the last epoch's result."""
     result = None
     with TrainingProgress(console, job.config.epochs, job.epoch) as progress:

@@ -34,7 +34,7 @@ def test_a_config_error_keeps_all_problems_one_a_line():
 
 def test_everything_is_an_aln_error():
     classes = [entry for entry in vars(errors).values() if isinstance(entry, type) and issubclass(entry, Exception)]
-    assert len(classes) == 9
+    assert len(classes) == 10
     assert all(issubclass(entry, AlnError) for entry in classes)
 
 

@@ -31,8 +31,8 @@ ROWS = [
     ["build"],
     ["job"],
     ["tracking", "timing"],
-    ["report"],
-    ["search"],
+    ["report", "cluster"],
+    ["search", "distributed"],
     ["command", "progress"],
     ["train", "sweep", "validate", "import_tf"],
 ]

@@ -34,12 +34,13 @@ class Compute(Section):
 
 class Resources(Section):
     """What one run takes: workers that share every batch, and for each of them CPU cores (as many torch threads) and
-    GPUs (a fraction shares one).
+    GPUs (a fraction shares one). Of many workers some may be lost; so often all of them go on from the last checkpoint.
     """
 
     workers: int = Field(1, ge=1)
     cpus: int = Field(1, ge=1)
     gpus: float = Field(0.0, ge=0)
+    restarts: int = Field(3, ge=0)
 
 
 class Checkpoint(Section):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aln.checkpoint_folder import CHECKPOINTS
+from aln.cluster import fitting
 from aln.config import OF_ALIGNMENT, Resources, RunConfig, SweepConfig, parse_run
 from aln.space import SearchSpace
 
@@ -66,8 +66,4 @@ class SweepPlan:
 
 def slots(resources: Resources, cpus: float, gpus: float) -> int:
     """How many such trials fit at once on so many CPU cores and GPUs."""
-    fits = math.floor(cpus / resources.cpus)
-    if resources.gpus:
-        per_gpu = math.floor(1 / resources.gpus) if resources.gpus < 1 else 1 / resources.gpus
-        fits = min(fits, math.floor(gpus * per_gpu))
-    return fits
+    return fitting(resources.cpus, resources.gpus, cpus, gpus)

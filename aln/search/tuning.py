@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import ray
 from ray import tune
 from ray.tune import Callback, ResultGrid
 from ray.tune.experiment import Trial
@@ -20,9 +18,9 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from aln.cluster import joined_cluster
 from aln.config import SweepConfig
 from aln.errors import SweepError
-from aln.preflight import require_listener
 from aln.search.plan import SweepPlan, slots
 from aln.search.trial import run_trial
 from aln.space import Parameter, Range
@@ -94,59 +92,19 @@ class ASHAWithoutBaselines(ASHAScheduler):
 
 @contextmanager
 def cluster(plan: SweepPlan) -> Iterator[tuple[str, int]]:
-    """A Ray cluster for the sweep: the one at `RAY_ADDRESS` if set, else one of this machine that ends with the sweep.
+    """The Ray cluster for the sweep, which ends with it if it was started for it.
 
-    Yields its description and the number of trials that fit at once. Raises `SweepError` if the cluster cannot be
-    joined or not one trial fits.
+    Yields its description and the number of trials that fit at once. Raises `AlnError` if the cluster cannot be joined,
+    `SweepError` if not one trial fits.
     """
-    address = os.environ.get("RAY_ADDRESS")
-    # So that workers find rules of the user's own in the folder where the sweep was started.
-    path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
-    quiet = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0"}
-    before = dict(os.environ)
-    os.environ.update({**quiet, "PYTHONPATH": path})
     # Tune prints every trial's traceback; ours are in the trial's run and folder.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    try:
-        if address:
-            require_listener(address, "The Ray cluster")
-            _authenticate()
-        try:
-            ray.init(
-                address=address or "local",  # without an address Ray joins what it believes to run here, dead or alive
-                include_dashboard=None if address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": {"PYTHONPATH": path}} if address else None,
-            )
-        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-            where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot start on this machine"
-            raise SweepError(f"{where}: {error}") from error
-        try:
-            total = ray.cluster_resources()
-            cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
-            fits = slots(plan.base.resources, cpus, gpus)
-            has = f"{cpus:g} CPU cores and {gpus:g} GPUs"
-            if fits < 1:
-                wants = f"{plan.base.resources.cpus} CPU cores and {plan.base.resources.gpus:g} GPUs"
-                raise SweepError(f"no trial fits: each takes {wants}, the cluster has {has}")
-            where = f"the Ray cluster at {address}" if address else "this machine"
-            yield f"{where} with {has}", min(fits, plan.sweep.max_concurrent or fits)
-        finally:
-            ray.shutdown()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def _authenticate() -> None:
-    """Shows the cluster this machine's token if there is one, as `ray start` does; without it `ray.init` is refused."""
-    try:
-        from ray._private.authentication import authentication_token_setup as tokens
-    except ImportError:  # a Ray from before the tokens
-        return
-    tokens.logger.setLevel(logging.ERROR)
-    tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    with joined_cluster() as here:
+        fits = slots(plan.base.resources, here.cpus, here.gpus)
+        if fits < 1:
+            wants = f"{plan.base.resources.cpus} CPU cores and {plan.base.resources.gpus:g} GPUs"
+            raise SweepError(f"no trial fits: each takes {wants}, the cluster has {here.has}")
+        yield f"{here.where} with {here.has}", min(fits, plan.sweep.max_concurrent or fits)
 
 
 def tune_trials(plan: SweepPlan, concurrent: int, callback: Callback) -> ResultGrid:

@@ -72,6 +72,7 @@ def test_defaults():
         "resources.workers": 1,
         "resources.cpus": 1,
         "resources.gpus": 0.0,
+        "resources.restarts": 3,
     }
 
 

@@ -1,0 +1,118 @@
+"""The Ray cluster of sweeps and of trainings by many workers: the one at `RAY_ADDRESS`, or one of this machine."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from aln.errors import ClusterError
+from aln.preflight import require_listener
+
+# What is set unless the environment says otherwise.
+_DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # How often workers are looked after, in seconds: as late as that a death is noticed, and an end.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Seconds that a cluster may be busy with others before it is an error that workers do not start: a week.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "604800",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Workers stay in the folder where they began, where the user's own modules and data are.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that this process has joined.
+
+    Attributes:
+        where: which it is, in words.
+        nodes: CPU cores and GPUs of each machine.
+    """
+
+    where: str
+    nodes: Sequence[tuple[float, float]]
+
+    @property
+    def cpus(self) -> float:
+        """CPU cores of all machines."""
+        return sum(cpus for cpus, _ in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all machines."""
+        return sum(gpus for _, gpus in self.nodes)
+
+    @property
+    def has(self) -> str:
+        """What it has, in words."""
+        return f"{self.cpus:g} CPU cores and {self.gpus:g} GPUs"
+
+    def holds(self, cpus: int, gpus: float) -> int:
+        """How many processes fit at once, each with so many CPU cores and GPUs of one machine."""
+        return sum(fitting(cpus, gpus, *node) for node in self.nodes)
+
+
+def fitting(cpus: int, gpus: float, have_cpus: float, have_gpus: float) -> int:
+    """How many processes, each with so many CPU cores and GPUs or a fraction of one, fit on what a machine has."""
+    fits = math.floor(have_cpus / cpus)
+    if gpus:
+        per_gpu = math.floor(1 / gpus) if gpus < 1 else 1 / gpus
+        fits = min(fits, math.floor(have_gpus * per_gpu))
+    return fits
+
+
+@contextmanager
+def joined_cluster() -> Iterator[Cluster]:
+    """The cluster at `RAY_ADDRESS` if that is set, else one of this machine; what was started on it ends with it.
+
+    Its processes find modules of the user's own in the folder where this one was started. Raises `ClusterError` if it
+    cannot be joined or started, `AlnError` if nothing listens at the address.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+    before = dict(os.environ)
+    os.environ.update({**_DEFAULTS, **before, "PYTHONPATH": path})
+    try:
+        if address:
+            require_listener(address, "The Ray cluster")
+            _authenticate()
+        try:
+            ray.init(
+                address=address or "local",  # without an address Ray joins what it believes to run here, dead or alive
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": {"PYTHONPATH": path}} if address else None,
+            )
+        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+            where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot start on this machine"
+            raise ClusterError(f"{where}: {error}") from error
+        try:
+            have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            nodes = [(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in have]
+            yield Cluster(f"the Ray cluster at {address}" if address else "this machine", nodes)
+        finally:
+            ray.shutdown()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _authenticate() -> None:
+    """Shows the cluster this machine's token if there is one, as `ray start` does; without it `ray.init` is refused."""
+    try:
+        from ray._private.authentication import authentication_token_setup as tokens
+    except ImportError:  # a Ray from before the tokens
+        return
+    tokens.logger.setLevel(logging.ERROR)
+    tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)

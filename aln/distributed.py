@@ -1,0 +1,341 @@
+"""Ray Train: one training by many workers, with the face of `aln.job.Job`.
+
+Each worker runs a `Job`; worker 0 tells this process what comes of it, and goes on when this process has dealt with
+that. So there is one process that logs, and it has logged every epoch that a checkpoint holds. When a worker is lost,
+Ray Train starts all of them anew, and their jobs go on from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+import torch.distributed as dist
+from ray import train as ray_train
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from aln.build import require_same
+from aln.cluster import Cluster, joined_cluster
+from aln.config import Resources, RunConfig, parse_run
+from aln.engine import EpochResult, Evaluation, StepProgress
+from aln.errors import AlnError, ClusterError
+from aln.job import Job, checkpoints_of
+from aln.world import World
+
+# Worker 0 reads the loss of the running epoch no more often than that: off the CPU, that waits for the device.
+_SECONDS_BETWEEN_STEPS = 0.25
+# After so long a person wants to know why nothing happens.
+_PATIENCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """How far the running epoch is, by worker 0's share of it."""
+
+    epoch: int
+    step: int
+    steps: int
+    images_per_second: float
+    train_loss: float
+    train_top1: float
+
+
+@dataclass(frozen=True)
+class _Began:
+    """The workers train, after so many epochs and steps."""
+
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """Workers were lost; why, in words."""
+
+    reason: str
+
+
+class DistributedJob:
+    """A training of a configuration by `config.resources.workers` workers; use as a context manager.
+
+    Raises `AlnError` before anything starts if the newest checkpoint is unreadable or of another configuration, the
+    cluster cannot be joined or does not hold the workers, or a folder for checkpoints is not seen by all machines.
+
+    Args:
+        root: the folder or URL where checkpoints are.
+        tell: hears lines that a person should read: where the training runs, and that workers were lost.
+
+    Attributes:
+        epoch: epochs done.
+    """
+
+    def __init__(self, config: RunConfig, root: str, tell: Callable[[str], None]) -> None:
+        self.config, self.epoch = config, 0
+        self._root, self._tell = root if "://" in root else str(Path(root).resolve()), tell
+        self._reason, self._starts = "", 0
+        self._tested: Evaluation | None = None
+        self._error: BaseException | None = None
+        self._open = contextlib.ExitStack()
+        if (found := checkpoints_of(config, root).newest()) is not None:
+            require_same(config, found.content, found.address)
+            self.epoch = found.content["epoch"]
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as opening:
+            cluster = opening.enter_context(joined_cluster())
+            _require_room(cluster, self.config.resources)
+            if "://" not in self._root:
+                _require_shared(Path(self._root))
+            self._mailbox = ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=_on(_this_node())).remote()
+            self._folder = opening.enter_context(tempfile.TemporaryDirectory(prefix="aln-"))
+            self._open = opening.pop_all()
+        self._tell(f"Running on {cluster.where} with {cluster.has}: {self.config.resources.workers} workers.")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()
+
+    def train(self, *, on_step: Callable[[Step], None] | None = None) -> Iterator[EpochResult]:
+        """Trains to the end, yielding after each epoch; see `Job.train`. `on_step` hears of a step now and then.
+
+        Raises what a worker raised, or `ClusterError` if workers are lost more than `resources.restarts` times.
+        """
+        fitting = threading.Thread(target=self._fit, name="ray-train", daemon=True)
+        fitting.start()
+        while (message := self._take()) is not None:
+            match message:
+                case Step():
+                    if on_step is not None:
+                        on_step(message)
+                case EpochResult():
+                    yield message
+                    self.epoch = message.epoch - message.diverged
+                case Evaluation():
+                    self._tested = message
+                case _Began():
+                    self._say_where(message)
+                case _Lost():
+                    self._reason = message.reason
+                case str():
+                    self._tell(message)
+        fitting.join()
+        if self._error is not None:
+            raise self._explained(self._error) from None
+
+    def test(self) -> Evaluation:
+        """The model as it stands after the last epoch, on the test split."""
+        assert self._tested is not None
+        return self._tested
+
+    def _take(self) -> Any:
+        """The next message; None after the last."""
+        taken = self._mailbox.take.remote()
+        if not self._starts and not ray.wait([taken], timeout=_PATIENCE_SECONDS)[0]:
+            self._tell(f"Waiting for {self.config.resources.workers} workers to start; others may use the cluster.")
+        return ray.get(taken)
+
+    def _fit(self) -> None:
+        """Runs Ray Train to its end, beside the process's main thread."""
+        resources = self.config.resources
+        trainer = _Trainer(
+            _work,
+            train_loop_config={
+                "config": _placed(self.config),
+                "root": self._root,
+                "mailbox": self._mailbox,
+                "folder": str(Path.cwd()),
+            },
+            # Workers that share a GPU cannot talk by NCCL.
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if resources.gpus >= 1 else "gloo"),
+            scaling_config=ray_train.ScalingConfig(
+                num_workers=resources.workers,
+                use_gpu=resources.gpus > 0,
+                resources_per_worker={"CPU": resources.cpus, "GPU": resources.gpus},
+            ),
+            run_config=ray_train.RunConfig(
+                name="train",
+                storage_path=self._folder,  # nothing of ours goes there
+                failure_config=ray_train.FailureConfig(
+                    max_failures=resources.restarts, controller_failure_limit=resources.restarts
+                ),
+                callbacks=[_Watch(self._mailbox)],
+            ),
+        )
+        try:
+            trainer.fit()
+        except BaseException as error:  # told in the main thread
+            self._error = error
+        finally:
+            with contextlib.suppress(Exception):  # the cluster may be gone
+                self._mailbox.tell.remote(None)
+
+    def _say_where(self, began: _Began) -> None:
+        """Says of every start but the first why it was, and where it goes on."""
+        if self._starts:
+            place = f"epoch {began.epoch + 1}, step {began.step + 1}"
+            count = f"restart {self._starts} of {self.config.resources.restarts}"
+            self._tell(f"{self._reason or 'Workers were lost'}: all go on from {place} ({count}).")
+        self._starts += 1
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """What a person should read of an error of Ray Train."""
+        if (cause := getattr(error, "controller_failure", None)) is not None:
+            return ClusterError(f"workers cannot start: {cause}") if _is_loss(cause) else cause
+        if hasattr(error, "worker_failures"):
+            allowed = f"workers were lost more often than resources.restarts = {self.config.resources.restarts} allows"
+            return ClusterError(f"{allowed}: {self._reason}")
+        return error
+
+
+class Mailbox:
+    """Carries messages to the process that logs, one after the other; an actor on its machine."""
+
+    def __init__(self) -> None:
+        self._waiting: asyncio.Queue[tuple[Any, asyncio.Event]] = asyncio.Queue()
+        self._in_hand = asyncio.Event()
+
+    async def tell(self, message: Any) -> None:
+        """Returns when the message has been dealt with."""
+        done = asyncio.Event()
+        await self._waiting.put((message, done))
+        await done.wait()
+
+    async def take(self) -> Any:
+        """The next message; the one taken before has been dealt with."""
+        self._in_hand.set()
+        message, self._in_hand = await self._waiting.get()
+        return message
+
+
+class _Trainer(TorchTrainer):
+    """Ray Train's, without its detached actor that removes placement groups: ours end with this process anyway."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+
+class _Watch(ray_train.UserCallback):
+    """Looks at what workers failed of, in the process that would start them anew: only a loss may be repaired so."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            if not _is_loss(error):
+                raise error  # ends the training
+        died = [rank for rank, error in worker_exceptions.items() if type(error).__module__.startswith("ray.")]
+        who = f"Worker {', '.join(map(str, died))} died" if died else "A worker was lost"
+        self._mailbox.tell.remote(_Lost(who))
+
+
+def _work(setup: dict[str, Any]) -> None:
+    """What each worker does."""
+    with contextlib.suppress(OSError):  # another machine may not have the folder
+        os.chdir(setup["folder"])
+    config, mailbox, world = setup["config"], setup["mailbox"], World.current()
+
+    def tell(message: Any) -> None:
+        if world.rank == 0:
+            ray.get(mailbox.tell.remote(message))
+
+    try:
+        job = Job(config, checkpoints_of(config, setup["root"]), world, tell)
+        tell(_Began(job.run.state.epoch, job.run.state.step))
+        diverged = False
+        for result in job.train(on_step=_Teller(mailbox) if world.rank == 0 else None):
+            tell(result)
+            diverged = result.diverged
+        if not diverged:
+            tell(job.test())
+    except Exception as error:
+        error.add_note(f"On worker {world.rank}:\n{traceback.format_exc()}")
+        raise
+
+
+class _Teller:
+    """Tells of a step now and then, and does not wait."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox, self._told = mailbox, 0.0
+
+    def __call__(self, progress: StepProgress) -> None:
+        if time.monotonic() - self._told < _SECONDS_BETWEEN_STEPS:
+            return
+        self._told = time.monotonic()
+        step = Step(
+            epoch=progress.epoch,
+            step=progress.step,
+            steps=progress.steps,
+            images_per_second=progress.images_per_second,
+            train_loss=progress.train_loss,
+            train_top1=progress.train_top1,
+        )
+        self._mailbox.tell.remote(step)
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Whether a worker failed of the loss of another, or of its own."""
+    if isinstance(error, dist.DistError) or type(error).__module__.startswith("ray."):
+        return True
+    # Gloo raises nothing of its own kind.
+    return isinstance(error, RuntimeError) and not isinstance(error, AlnError) and "gloo" in str(error).lower()
+
+
+def _placed(config: RunConfig) -> RunConfig:
+    """The configuration on the device that a worker gets, which `auto` would find otherwise on another machine."""
+    if config.compute.device != "auto":
+        return config
+    device = "cuda" if config.resources.gpus else "cpu"
+    return parse_run({**config.plain(), "compute": {**config.compute.model_dump(), "device": device}})
+
+
+def _require_room(cluster: Cluster, resources: Resources) -> None:
+    """Raises `ClusterError` if the cluster, idle, does not hold the workers."""
+    holds = cluster.holds(resources.cpus, resources.gpus)
+    if holds < resources.workers:
+        each = f"{resources.cpus} CPU cores and {resources.gpus:g} GPUs"
+        raise ClusterError(
+            f"resources.workers is {resources.workers}, but {cluster.where} holds {holds} workers of {each} "
+            f"(it has {cluster.has})"
+        )
+
+
+def _require_shared(folder: Path) -> None:
+    """Raises `ClusterError` naming the machines that do not see what this one writes where the folder is to be."""
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != _this_node()]
+    existing = next(parent for parent in folder.parents if parent.exists())
+    with tempfile.NamedTemporaryFile(dir=existing, prefix=".visible-") as marker:
+        sees = ray.remote(num_cpus=0)(_sees)
+        seen = [sees.options(scheduling_strategy=_on(node["NodeID"])).remote(marker.name) for node in others]
+        blind = [node["NodeManagerAddress"] for node, it in zip(others, ray.get(seen), strict=True) if not it]
+    if blind:
+        raise ClusterError(
+            f"{folder} is not seen from {', '.join(blind)}: expected a folder that all machines share, or a URL "
+            "(s3://bucket/folder)"
+        )
+
+
+def _sees(path: str) -> bool:
+    return Path(path).exists()
+
+
+def _this_node() -> str:
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+def _on(node: str) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node_id=node, soft=False)
