@@ -11,7 +11,7 @@ class Records(ABC):
     """Encoded images (JPEG, PNG, …) and their labels, each reachable by its number from 0 to len − 1.
 
     Records are cheap to open and can be pickled for loader processes. Threads may read at once, and so may processes
-    that were forked off: a file is opened by the process that reads it.
+    that were forked off.
 
     Attributes:
         labels: the class of each record, [N] int64.
@@ -29,3 +29,7 @@ class Records(ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """Where the record lies, for messages: a path, or "FILE, record K at byte B"."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Text that is another if files are added, removed or written anew: what is made of the records keeps it."""
