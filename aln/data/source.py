@@ -46,6 +46,11 @@ class ImageSource(ABC):
     num_classes: int
     input_shape: tuple[int, int, int]
 
+    @property
+    def skipped(self) -> int:
+        """How many images this process met so far that could not be read; others stood in for them, or none did."""
+        return 0
+
     @abstractmethod
     def train_batches(self, batch_size: int, seed: int, *, start: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
         """The share's part of each batch of one epoch, from batch number `start` on; a last one that is not full is
@@ -90,6 +95,9 @@ class InMemory(ImageSource):
 
     Attributes:
         shift: training images are moved by up to so many pixels either way, zeros coming in at the border.
+        flip: every other training image is mirrored left to right, at random.
+        standard: mean and standard deviation of each channel, by which images held as bytes (uint8) are standardised
+            in each batch.
     """
 
     train: Split
@@ -97,6 +105,8 @@ class InMemory(ImageSource):
     test: Split
     num_classes: int
     shift: int = 0
+    flip: bool = False
+    standard: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):
@@ -120,13 +130,22 @@ class InMemory(ImageSource):
             images = self.train.images[index[mine]]
             if self.shift:
                 images = _moved(images, _offsets(len(index), self.shift, derived_seed(seed, step))[:, mine], self.shift)
-            yield images, self.train.labels[index[mine]]
+            if self.flip:
+                images = _mirrored(images, _turns(len(index), derived_seed(seed, step, 1))[mine])
+            yield self._standardised(images), self.train.labels[index[mine]]
 
     def batches(self, split: SplitName, batch_size: int, *, share: Share = WHOLE) -> Iterator[Batch]:
         part: Split = getattr(self, split)
         mine, size = share.of(len(part)), max(1, batch_size // share.workers)
         if mine.start < mine.stop:
-            yield from zip(part.images[mine].split(size), part.labels[mine].split(size), strict=True)
+            for images, labels in zip(part.images[mine].split(size), part.labels[mine].split(size), strict=True):
+                yield self._standardised(images), labels
+
+    def _standardised(self, images: Tensor) -> Tensor:
+        if self.standard is None:
+            return images
+        mean, deviation = (t.to(images.device)[:, None, None] for t in self.standard)
+        return images.to(mean.dtype).sub_(mean).div_(deviation)
 
     def to(self, device: torch.device) -> InMemory:
         return replace(
@@ -142,6 +161,16 @@ def equal_part(share: Share, batch: int) -> slice:
     if batch % share.workers:
         raise DataError(f"a batch of {batch} images cannot be shared out equally to {share.workers} workers")
     return share.of(batch)
+
+
+def _turns(n: int, seed: int) -> Tensor:
+    """Which of n images are mirrored, [n] bool."""
+    return torch.rand(n, generator=torch.Generator().manual_seed(seed)) < 0.5
+
+
+def _mirrored(images: Tensor, turns: Tensor) -> Tensor:
+    """Some of the images [N, C, H, W] mirrored left to right."""
+    return torch.where(turns.to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
 def _offsets(n: int, shift: int, seed: int) -> Tensor:

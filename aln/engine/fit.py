@@ -84,6 +84,7 @@ def _epoch(training: Training) -> EpochResult:
         lr=float(state.optimizer.param_groups[0]["lr"]),
         alignment_lr=None if own is None else float(own.param_groups[0]["lr"]),
         images_per_second=images_per_second,
+        skipped=training.source.skipped,
         angles=weight_angles(state.model) if validation else {},
         alignment=measure(state.model, training.source, settings) if due else {},
         coefficients=_coefficients(training),

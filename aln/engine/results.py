@@ -69,6 +69,7 @@ class EpochResult:
     lr: float
     images_per_second: float
     seconds: float
+    skipped: int = 0
     angles: dict[str, float] = field(default_factory=dict)
     alignment: dict[str, LayerAlignment] = field(default_factory=dict)
     alignment_lr: float | None = None
@@ -96,6 +97,8 @@ class EpochResult:
         }
         numbers |= {} if self.alignment_lr is None else {"alignment_lr": self.alignment_lr}
         numbers |= {f"coefficient/{name}": value for name, value in self.coefficients.items()}
+        if self.skipped:
+            numbers["skipped_images"] = self.skipped
         numbers |= flat_metrics(self.alignment)
         numbers |= {f"angle/{name}": degrees for name, degrees in self.angles.items()}
         return {name: value for name, value in numbers.items() if math.isfinite(value)}
