@@ -49,6 +49,7 @@ class Stored(Pictures):
         with np.load(folder / _INDEX) as index:
             self.labels = index["labels"]
             self._shapes, self._offsets = index["shapes"], index["offsets"]
+            self._per_file = int(index["per_file"])
             self._complaints: dict[int, str] = dict(json.loads(str(index["complaints"])))
         self._maps: dict[int, np.ndarray] = {}
 
@@ -59,7 +60,7 @@ class Stored(Pictures):
         height, width = self._shapes[index].tolist()
         if not height:
             raise DataError(self._complaints[index])
-        number, offset = index // _PER_FILE, int(self._offsets[index])
+        number, offset = index // self._per_file, int(self._offsets[index])
         if number not in self._maps:
             # Copy on write: torch warns of memory that cannot be written. Nothing writes.
             self._maps[number] = np.memmap(_pixels(self._folder, number), np.uint8, "c").view(np.ndarray)
@@ -75,13 +76,13 @@ def stored(records: Records, folder: Path, side: int, processes: int) -> Stored:
 
     Raises `DataError` if the disk has not the room, or too many images are unreadable.
     """
-    key = json.dumps([_FORMAT, side, len(records), records.fingerprint()])
+    key = json.dumps([_FORMAT, _PER_FILE, side, len(records), records.fingerprint()])
     home = folder / f"{side}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not (home / _INDEX).exists():
         _made(home)
         with _only_one(home):
             if not (home / _INDEX).exists():
-                _Builder(records, home, side).build(processes)
+                _Builder(records, home, side, _PER_FILE).build(processes)
     return Stored(home)
 
 
@@ -99,14 +100,15 @@ def expected_bytes(records: Records, side: int) -> int:
 
 @dataclass(frozen=True)
 class _Builder:
-    """Fills the cache in `home`, a file of `_PER_FILE` images at a time."""
+    """Fills the cache in `home`, a file of so many images at a time."""
 
     records: Records
     home: Path
     side: int
+    per_file: int
 
     def build(self, processes: int) -> None:
-        numbers = range(-(-len(self.records) // _PER_FILE))
+        numbers = range(-(-len(self.records) // self.per_file))
         for leftover in self.home.glob("*.partial"):
             leftover.unlink(missing_ok=True)
         missing = [number for number in numbers if not _record(self.home, number).exists()]
@@ -152,8 +154,8 @@ class _Builder:
     def fill(self, number: int) -> None:
         """Writes one file of pixels, and then the record of what is in it, by which it counts as there."""
         pictures, side = Decoded(self.records), self.side
-        first = number * _PER_FILE
-        shapes = np.zeros((min(_PER_FILE, len(self.records) - first), 2), np.int32)
+        first = number * self.per_file
+        shapes = np.zeros((min(self.per_file, len(self.records) - first), 2), np.int32)
         complaints: list[tuple[int, str]] = []
         with _whole(_pixels(self.home, number)) as file:
             for place in range(len(shapes)):
@@ -183,6 +185,7 @@ class _Builder:
                 labels=self.records.labels,
                 shapes=np.concatenate(shapes),
                 offsets=np.concatenate(offsets),
+                per_file=self.per_file,
                 complaints=json.dumps(complaints),
             )
 

@@ -32,7 +32,7 @@ class ClassFolders(Records):
     def __init__(self, root: Path, classes: Sequence[str], files: Sequence[Sequence[bytes]]) -> None:
         self._root, self._classes = root, tuple(classes)
         counts = [len(names) for names in files]
-        self.labels = np.repeat(np.arange(len(counts)), counts)
+        self.labels: np.ndarray = np.repeat(np.arange(len(counts)), counts)
         # One piece of memory: a million objects would be copied into every process that is forked off.
         self._names = b"".join(name for names in files for name in names)
         lengths = np.fromiter((len(name) for names in files for name in names), np.int64, sum(counts))
@@ -78,10 +78,9 @@ class ClassFolders(Records):
         return hashlib.sha256(content).hexdigest()
 
     def _path(self, index: int) -> Path:
-        start = self._ends[index - 1] if index else 0
-        name = os.fsdecode(self._names[start : self._ends[index]])
-        path: Path = self._root / self._classes[self.labels[index]] / name
-        return path
+        start, end = int(self._ends[index - 1]) if index else 0, int(self._ends[index])
+        name = os.fsdecode(self._names[start:end])
+        return self._root / self._classes[int(self.labels[index])] / name
 
 
 def _images(folder: Path) -> list[bytes]:

@@ -15,7 +15,6 @@ from aln.data.layouts import Layout, open_images
 from aln.data.pictures import Decoded, Part, Pictures
 from aln.data.preparation import PREPARATIONS
 from aln.data.records import Records
-from aln.data.tfrecords import ExampleKeys
 from aln.errors import DataError
 
 
@@ -48,7 +47,8 @@ def imagenet(
         final_size: side to which the crop is resized at last.
         cache: folder in which the images are stored once, decoded and resized, for all processes of this machine.
         loaders, prefetch: see `Encoded.make`.
-        image_key, label_key, first_label: where TFRecords hold image and class, and the number of the first class.
+        image_key, label_key: where TFRecords hold image and class.
+        first_label: the number of the first class in TFRecords and tar files.
 
     Raises `DataError` with a line for each thing that is wrong.
     """
@@ -56,8 +56,9 @@ def imagenet(
         raise DataError(f"preparation = {preparation!r}: expected {' or '.join(PREPARATIONS)}")
     sides = {} if size is None else {"size": size}
     prepared = PREPARATIONS[preparation](**sides, final_size=final_size)
-    keys = ExampleKeys(image=image_key, label=label_key, first_label=first_label)
-    images = open_images(Path(root).expanduser(), layout=layout, keys=keys)
+    images = open_images(
+        Path(root).expanduser(), layout=layout, image_key=image_key, label_key=label_key, first_label=first_label
+    )
     stay, out = held_out(images.train.labels, holdout)
 
     def pictures(records: Records) -> Pictures:

@@ -4,8 +4,7 @@
 - `tfrecords`: `train-00000-of-01024`, …, `validation-00000-of-00128`, …: Examples with an image and its class.
 - `webdataset`: `train-000000.tar`, …, `val-000000.tar`, …: tar files in WebDataset's naming.
 
-The evaluation split may be called `val` or `validation` in each; files lie in the root, or in folders of the splits'
-names.
+The second split may be called `val` or `validation` in each; files lie in the root, or in folders of the splits' names.
 """
 
 from __future__ import annotations
@@ -20,17 +19,18 @@ import numpy as np
 
 from aln.data.class_folders import ClassFolders
 from aln.data.index import Scan, indexed
+from aln.data.packed import PackedRecords
 from aln.data.records import Records
-from aln.data.shards import WORDS, complete, find_shards
+from aln.data.shards import WORDS, find_shards, shard_problems
 from aln.data.tar_shards import scan_tar
-from aln.data.tfrecords import ExampleKeys, scan_tfrecords
+from aln.data.tfrecords import scan_tfrecords
 from aln.errors import DataError
 
 Layout = Literal["folders", "tfrecords", "webdataset"]
 _SUFFIXES: dict[Layout, str] = {"tfrecords": r"(?:\.tfrecords?)?", "webdataset": r"\.tar"}
 _EXPECTED = (
-    "expected class folders in train/ and val/, TFRecords train-00000-of-01024 and validation-00000-of-00128, or tar "
-    "files train-000000.tar and val-000000.tar"
+    "expected folders train and val with a folder for each class, or TFRecords train-00000-of-01024 and "
+    "validation-00000-of-00128, or tar files train-000000.tar and val-000000.tar"
 )
 
 
@@ -43,11 +43,19 @@ class LabelledImages:
     num_classes: int
 
 
-def open_images(root: Path, *, layout: Layout | None = None, keys: ExampleKeys | None = None) -> LabelledImages:
+def open_images(
+    root: Path,
+    *,
+    layout: Layout | None = None,
+    image_key: str = "images",
+    label_key: str = "labels",
+    first_label: int = 0,
+) -> LabelledImages:
     """The data set under `root`, in whichever layout it is, or the one that is named.
 
     Args:
-        keys: where TFRecords hold image and class.
+        image_key, label_key: the features of TFRecords that hold image and class.
+        first_label: from which number classes count in TFRecords and tar files.
 
     Raises `DataError` with a line for each thing that is wrong: a split, a class or a file that is missing, a file that
     is empty, cut off or damaged, classes that differ between the splits.
@@ -60,63 +68,78 @@ def open_images(root: Path, *, layout: Layout | None = None, keys: ExampleKeys |
         raise DataError(f"{root} holds {there}: {'say which, with layout' if found else _EXPECTED}")
     if found[0] == "folders":
         return _class_folders(root)
-    scan = scan_tar if found[0] == "webdataset" else functools.partial(scan_tfrecords, keys=keys or ExampleKeys())
-    return _packed(root, found[0], scan)
+    scan: Callable[[Path], Scan] = scan_tar
+    if found[0] == "tfrecords":
+        scan = functools.partial(scan_tfrecords, image_key=image_key, label_key=label_key)
+    return _packed(root, _SUFFIXES[found[0]], scan, first_label)
 
 
 def recognised(root: Path) -> list[Layout]:
     """The layouts of which something is under `root`."""
-    words = [word for words in WORDS.values() for word in words]
-    found: list[Layout] = ["folders"] if any(_folders(root / word) for word in words) else []
-    return found + [layout for layout, suffix in _SUFFIXES.items() if find_shards(root, suffix)]
+    found: list[Layout] = []
+    if any(_holds_folders(root / word) for words in WORDS.values() for word in words):
+        found.append("folders")
+    for layout, suffix in _SUFFIXES.items():
+        if any(find_shards(root, split, suffix) for split in WORDS):
+            found.append(layout)
+    return found
 
 
-def _folders(path: Path) -> list[Path]:
-    """The folders in a folder, hidden ones aside."""
-    return [entry for entry in path.glob("[!.]*") if entry.is_dir()]
+def _holds_folders(folder: Path) -> bool:
+    return folder.is_dir() and any(path.is_dir() for path in folder.iterdir() if path.name[0] != ".")
 
 
 def _class_folders(root: Path) -> LabelledImages:
-    """The data set in class folders. Raises `DataError` with a line for each thing that is wrong."""
+    problems: list[str] = []
     parts: dict[str, ClassFolders] = {}
-    problems = []
     for split, words in WORDS.items():
-        places = [root / word for word in words if _folders(root / word)]
+        there = [word for word in words if (root / word).is_dir()]
+        if len(there) != 1:
+            names = " or ".join(map(str, words))
+            problems.append(f"{root} holds {' and '.join(there) or 'no folder ' + names}, expected one for {split}")
+            continue
         try:
-            if len(places) != 1:
-                found = " and ".join(map(str, places)) or f"{root} without {' or '.join(words)}/"
-                raise DataError(f"{found}: expected one folder of class folders for the {split} images")
-            parts[split] = ClassFolders.scan(places[0])
+            parts[split] = ClassFolders.scan(root / there[0])
         except DataError as error:
             problems.append(str(error))
-    if not problems and parts["train"].classes != parts["validation"].classes:
-        theirs = [set(part.classes) for part in parts.values()]
-        apart = sorted(theirs[0] ^ theirs[1])
-        shown = ", ".join(apart[:5]) + (", …" if len(apart) > 5 else "")
-        problems.append(f"{root}: {len(apart)} classes are in one of the splits alone: {shown}")
+    if len(parts) == len(WORDS):
+        train, validation = (set(parts[split].classes) for split in WORDS)
+        for missing, where in ((train - validation, "validation"), (validation - train, "training")):
+            if missing:
+                shown = ", ".join(sorted(missing)[:5]) + (", …" if len(missing) > 5 else "")
+                problems.append(f"{root}: no folder among the {where} images for {len(missing)} classes: {shown}")
     if problems:
         raise DataError("\n".join(problems))
     return LabelledImages(parts["train"], parts["validation"], len(parts["train"].classes))
 
 
-def _packed(root: Path, layout: Layout, scan: Callable[[Path], Scan]) -> LabelledImages:
-    """The data set in numbered files. Raises `DataError` with a line for each thing that is wrong."""
-    series = find_shards(root, _SUFFIXES[layout])
-    names: dict[str, list[str]] = {}
-    problems = []
-    for split in WORDS:
-        names[split], wrong = complete(root, split, series.get(split, {}))
-        problems += wrong
+def _packed(root: Path, suffix: str, scan: Callable[[Path], Scan], first_label: int) -> LabelledImages:
+    shards = {split: find_shards(root, split, suffix) for split in WORDS}
+    problems = [problem for split, files in shards.items() for problem in shard_problems(root, split, files)]
     if problems:
         raise DataError("\n".join(problems))
-    parts = {split: indexed(root, files, scan) for split, files in names.items()}
-    labels = {split: np.unique(part.labels) for split, part in parts.items()}
-    classes = int(labels["train"].max()) + 1
-    if (lowest := int(labels["train"].min())) < 0:
-        problems.append(f"{root}: a train label is {lowest}, expected 0 and more (first_label says where they begin)")
-    if strange := sorted(set(labels["validation"].tolist()) - set(labels["train"].tolist())):
-        shown = ", ".join(map(str, strange[:5]))
-        problems.append(f"{root}: the labels {shown} are among the validation images, and none of the train images")
+    parts: dict[str, PackedRecords] = {}
+    for split, files in shards.items():
+        try:
+            parts[split] = indexed(root, [shard.name for shard in files], scan).counted_from(first_label)
+        except DataError as error:
+            problems.append(str(error))
+    if "train" in parts:
+        # As many classes as there are different ones: if they count from 0 without a gap, all are below.
+        num_classes = len(np.unique(parts["train"].labels))
+        problems += [line for split, part in parts.items() for line in _label_problems(split, part, num_classes)]
     if problems:
         raise DataError("\n".join(problems))
-    return LabelledImages(parts["train"], parts["validation"], classes)
+    return LabelledImages(parts["train"], parts["validation"], num_classes)
+
+
+def _label_problems(split: str, records: PackedRecords, num_classes: int) -> list[str]:
+    wrong = np.flatnonzero((records.labels < 0) | (records.labels >= num_classes))
+    if not len(wrong):
+        return []
+    label = records.labels[wrong[0]]
+    advice = "; where classes count from 1, set first_label: 1" if label == num_classes else ""
+    return [
+        f"{len(wrong)} {split} images have a class outside 0 to {num_classes - 1} (the training images are of "
+        f"{num_classes} classes){advice}; the first: class {label}, {records.name(int(wrong[0]))}"
+    ]

@@ -51,6 +51,12 @@ class PackedRecords(Records):
         self._root, self._files, self._entries = root, files, entries
         self.labels = np.ascontiguousarray(entries["label"])
 
+    def counted_from(self, first: int) -> PackedRecords:
+        """The same images, the class that is `first` here being 0 there."""
+        entries = self._entries.copy()
+        entries["label"] -= first
+        return PackedRecords(self._root, self._files, entries)
+
     def read(self, index: int) -> bytes:
         entry = self._entries[index]
         length, start = int(entry["length"]), int(entry["start"])
@@ -68,17 +74,13 @@ class PackedRecords(Records):
 
     def name(self, index: int) -> str:
         entry = self._entries[index]
-        path = self._root / self._files[entry["file"]].name
-        return record_name(path, int(entry["number"]), int(entry["start"]))
+        return (
+            f"{self._root / self._files[entry['file']].name}, record {entry['number']}, image at byte {entry['start']}"
+        )
 
     def fingerprint(self) -> str:
         content = repr((str(self._root), self._files)).encode() + self._entries.tobytes()
         return hashlib.sha256(content).hexdigest()
-
-
-def record_name(path: Path, number: int, start: int) -> str:
-    """Where a record lies, for messages: its number counts from 0, it starts at byte `start`."""
-    return f"{path}, record {number} at byte {start}"
 
 
 class _OpenFile:

@@ -1,68 +1,72 @@
-"""A data set's numbered files, `train-00000-of-01024` and so on: which there are, and which are missing."""
+"""Numbered files, `train-00000-of-01024` and so on: which of a split there are, and which are missing."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# The words by which a split's files and folders may go.
+# The words by which a split's files and folders go.
 WORDS = {"train": ("train",), "validation": ("val", "validation")}
 _SHOWN = 5  # missing files that are named
 
 
 @dataclass(frozen=True)
-class Series:
-    """What the names of files that belong together have in common: all but the number."""
+class Shard:
+    """A numbered file.
 
-    folder: str
-    before: str
-    after: str
+    Attributes:
+        name: under the root of the data set.
+        series: the name with `*` in the place of the number: what it shares with the files it belongs to.
+        digits: the number as it is written.
+        total: how many files there are, as the name says; None where it does not.
+    """
+
+    name: str
+    series: str
+    digits: str
     total: int | None
 
-    def named(self, number: int | str, width: int = 0) -> str:
-        return f"{self.folder}{self.before}{number:>0{width}}{self.after}"
+    @property
+    def number(self) -> int:
+        return int(self.digits)
 
 
-def find_shards(root: Path, suffix: str) -> dict[str, dict[Series, dict[int, str]]]:
-    """For each split the series of numbered files: name under `root` by number.
-
-    They lie in `root`, or in a folder of one of the splits' names.
+def find_shards(root: Path, split: str, suffix: str) -> list[Shard]:
+    """A split's files by number. They lie in `root`, or in a folder of the split's name.
 
     Args:
         suffix: what the names end in, a regular expression.
     """
-    splits: dict[str, dict[Series, dict[int, str]]] = {}
-    for split, words in WORDS.items():
-        name = re.compile(rf"((?:.*[-_.])?(?:{'|'.join(words)})[-_])(\d+)((?:-of-(\d+))?{suffix})", re.IGNORECASE)
-        series: dict[Series, dict[int, str]] = defaultdict(dict)
-        for folder in ("", *(f"{word}/" for word in words)):
-            for path in sorted((root / folder).iterdir()) if (root / folder).is_dir() else ():
-                if match := name.fullmatch(path.name):
-                    total = int(match[4]) if match[4] else None
-                    series[Series(folder, match[1], match[3], total)][int(match[2])] = folder + path.name
-        if series:
-            splits[split] = dict(series)
-    return splits
+    pattern = re.compile(rf"((?:.*[-_.])?(?:{'|'.join(WORDS[split])})[-_])(\d+)((?:-of-(\d+))?(?:{suffix}))")
+    found = []
+    for folder in ("", *(f"{word}/" for word in WORDS[split])):
+        for path in (root / folder).iterdir() if (root / folder).is_dir() else ():
+            if match := pattern.fullmatch(path.name):
+                series = f"{folder}{match[1]}*{match[3]}"
+                found.append(Shard(folder + path.name, series, match[2], int(match[4]) if match[4] else None))
+    return sorted(found, key=lambda shard: (shard.series, shard.number))
 
 
-def complete(root: Path, split: str, series: dict[Series, dict[int, str]]) -> tuple[list[str], list[str]]:
-    """The files of a split in the order of their numbers, and a line for each thing that is wrong with them."""
-    if not series:
-        words = " or ".join(WORDS[split])
-        return [], [f"{root} holds no {split} files, expected names that begin with {words} and a number"]
-    if len(series) > 1:
-        found = " and ".join(sorted(one.named("*") for one in series))
-        return [], [f"{root} holds several series of {split} files, expected one: {found}"]
-    [(one, files)] = series.items()
-    problems = [f"{root / name} is empty" for name in files.values() if not (root / name).stat().st_size]
-    first = 0 if one.total is not None else min(1, *files)
-    last = one.total - 1 if one.total is not None else max(files)
-    if missing := [number for number in range(first, last + 1) if number not in files]:
-        width = len(str(last)) if one.total is None else len(next(iter(files.values()))) - len(one.named(""))
-        shown = ", ".join(one.named(number, width) for number in missing[:_SHOWN])
+def shard_problems(root: Path, split: str, shards: Sequence[Shard]) -> list[str]:
+    """A line for each thing that is wrong with a split's files: none at all, several series, missing or empty ones."""
+    if not shards:
+        words = " or ".join(f"{word}-" for word in WORDS[split])
+        return [f"{root} holds no {split} files, expected {words} and a number"]
+    if len(series := sorted({shard.series for shard in shards})) > 1:
+        return [f"{root} holds several series of {split} files, expected one: {', '.join(series)}"]
+    problems = [f"{root / shard.name} is empty" for shard in shards if not (root / shard.name).stat().st_size]
+    # A series without a total counts from 0 or from 1.
+    numbers, total = [shard.number for shard in shards], shards[0].total
+    expected = range(min(1, *numbers), max(numbers) + 1) if total is None else range(total)
+    if missing := sorted(set(expected) - set(numbers)):
+        width = len(shards[0].digits)
+        names = [shards[0].series.replace("*", f"{number:0{width}}") for number in missing[:_SHOWN]]
         more = ", …" if len(missing) > _SHOWN else ""
-        count = f"{len(missing)} of {last - first + 1} {split} files"
-        problems.append(f"{root} lacks {count}: {shown}{more}")
-    return [files[number] for number in sorted(files)], problems
+        problems.append(
+            f"{root}: {len(missing)} of {len(expected)} {split} files are missing: {', '.join(names)}{more}"
+        )
+    if surplus := [shard.name for shard in shards if shard.number not in expected]:
+        problems.append(f"{root / surplus[0]}: its number is not below {total}, the number of files")
+    return problems

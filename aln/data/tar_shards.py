@@ -41,7 +41,7 @@ def scan_tar(path: Path) -> Scan:
     for alone, partner in ((images, labels), (labels, images)):
         if lonely := [key for key in alone if key not in partner]:
             what = "class (.cls)" if alone is images else f"image (.{', .'.join(sorted(IMAGE_KINDS))})"
-            raise DataError(f"{path}: {len(lonely)} keys have no {what}, the first is '{lonely[0]}'")
+            raise DataError(f"{path}: no {what} for '{lonely[0]}', one of {len(lonely)} such keys")
     scan = Scan()
     for number, (key, (start, length)) in enumerate(images.items()):
         scan.add(number, start, length, labels[key])

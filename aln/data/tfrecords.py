@@ -10,30 +10,19 @@ from __future__ import annotations
 import functools
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
 
 from aln.data.index import Scan
-from aln.data.packed import record_name
 from aln.errors import DataError
 
 _HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 _GZIP = b"\x1f\x8b"
 
 
-@dataclass(frozen=True)
-class ExampleKeys:
-    """Which features of an Example hold the image and its class, and the number of the first class."""
-
-    image: str = "images"
-    label: str = "labels"
-    first_label: int = 0
-
-
-def scan_tfrecords(path: Path, keys: ExampleKeys) -> Scan:
+def scan_tfrecords(path: Path, image_key: str, label_key: str) -> Scan:
     """Where the images of a file lie. Reads it whole and verifies every checksum.
 
     A message whose checksum differs is left out, and told; where the next record starts is still known. Raises
@@ -45,13 +34,15 @@ def scan_tfrecords(path: Path, keys: ExampleKeys) -> Scan:
         size = os.fstat(file.fileno()).st_size
         number = start = 0
         while start < size:
-            where = record_name(path, number, start)
+            where = f"{path}, record {number} at byte {start}"
             message = _next_message(file, size - start, where)
             start += _HEADER.size
             if _masked(message) != _FOOTER.unpack(file.read(_FOOTER.size))[0]:
                 scan.damaged.append(f"{where}: the record is damaged, its checksum differs")
             else:
-                image, label = _example(message, keys, where)
+                features = _features(message, where)
+                image = _value(features, image_key, "bytes_list", "an encoded image", where)
+                label = _value(features, label_key, "int64_list", "a whole number", where)
                 scan.add(number, start + message.index(image), len(image), label, google_crc32c.value(image))
             start += len(message) + _FOOTER.size
             number += 1
@@ -78,29 +69,26 @@ def _masked(content: bytes) -> int:
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _example(message: bytes, keys: ExampleKeys, where: str) -> tuple[bytes, int]:
-    """Image and class, from 0, of an Example."""
+def _features(message: bytes, where: str) -> Any:
+    """An Example's features by name."""
     from google.protobuf.message import DecodeError
 
     try:
-        features = _example_type().FromString(message).features.feature
+        return _example_type().FromString(message).features.feature
     except DecodeError as error:
         raise DataError(f"{where}: not an Example message: {error}") from error
-    missing = [key for key in (keys.image, keys.label) if key not in features]
-    if missing:
-        advice = ""
-        if {"image/encoded", "image/class/label"} <= set(features):
-            advice = "; set image_key: image/encoded, label_key: image/class/label, first_label: 1"
+
+
+def _value(features: Any, key: str, kind: str, expected: str, where: str) -> Any:
+    """The one value of a feature."""
+    if key not in features:
+        standard = {"image/encoded", "image/class/label"} <= set(features)
+        advice = "; set image_key: image/encoded, label_key: image/class/label, first_label: 1" if standard else ""
         found = ", ".join(sorted(features)) or "none"
-        raise DataError(f"{where}: the Example has no feature '{missing[0]}' (its features: {found}){advice}")
-    image = _single(features[keys.image].bytes_list.value, f"{where}: feature '{keys.image}'", "an encoded image")
-    label = _single(features[keys.label].int64_list.value, f"{where}: feature '{keys.label}'", "a whole number")
-    return image, label - keys.first_label
-
-
-def _single(values: Any, where: str, expected: str) -> Any:
+        raise DataError(f"{where}: the Example has no feature '{key}' (its features: {found}){advice}")
+    values = getattr(features[key], kind).value
     if len(values) != 1:
-        raise DataError(f"{where} holds {len(values)} values of its kind, expected {expected}")
+        raise DataError(f"{where}: feature '{key}' holds {len(values)} values of its kind, expected {expected}")
     return values[0]
 
 
