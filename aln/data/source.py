@@ -46,6 +46,11 @@ class ImageSource(ABC):
     num_classes: int
     input_shape: tuple[int, int, int]
 
+    @property
+    def skipped(self) -> int:
+        """How many images this process met so far that could not be read; others stood in for them, or none did."""
+        return 0
+
     @abstractmethod
     def train_batches(self, batch_size: int, seed: int, *, start: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
         """The share's part of each batch of one epoch, from batch number `start` on; a last one that is not full is

@@ -1,0 +1,54 @@
+"""Colour distortion of a whole batch at once, each image by factors of its own.
+
+The four operations are torchvision's `adjust_brightness`, `adjust_saturation`, `adjust_hue` and `adjust_contrast` on
+float images, which take one factor for all images of a batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Reach of the factors, and their order, as in the preparation of TensorFlow's Inception.
+BRIGHTNESS, SATURATION, HUE, CONTRAST = 32 / 255, 0.5, 0.2, 0.5
+_GREY = (0.2989, 0.587, 0.114)
+
+
+def distort_colours(images: Tensor, numbers: Tensor) -> None:
+    """Changes brightness, saturation, hue and contrast of images [N, 3, H, W], values in [0, 1], in place.
+
+    Args:
+        numbers: [N, 4], uniform on [0, 1), from which the four factors of each image are made.
+    """
+    signed = (2 * numbers.to(images.device, images.dtype) - 1)[:, :, None, None, None]
+    brightness, saturation, hue, contrast = signed.unbind(1)
+    images.mul_(1 + BRIGHTNESS * brightness).clamp_(0, 1)
+    _blend(images, _grey(images), 1 + SATURATION * saturation)
+    _turn_hue(images, HUE * hue)
+    _blend(images, _grey(images).mean((2, 3), keepdim=True), 1 + CONTRAST * contrast)
+
+
+def _grey(images: Tensor) -> Tensor:
+    weights = images.new_tensor(_GREY)[:, None, None]
+    return (images * weights).sum(1, keepdim=True)
+
+
+def _blend(images: Tensor, others: Tensor, factor: Tensor) -> None:
+    """factor · images + (1 − factor) · others, in place, within [0, 1]."""
+    images.mul_(factor).add_((1 - factor) * others).clamp_(0, 1)
+
+
+def _turn_hue(images: Tensor, turns: Tensor) -> None:
+    """Turns the hue in HSV space, value and saturation kept; one turn is the whole circle.
+
+    A channel is the value less the chroma times a trapezoid of the hue, for each channel at another place.
+    """
+    value, chroma = images.amax(1, keepdim=True), images.amax(1, keepdim=True) - images.amin(1, keepdim=True)
+    red, green, blue = (channel[:, None] / chroma.clamp_min(1e-12) for channel in images.unbind(1))
+    highest = images.argmax(1, keepdim=True)
+    sixths = torch.where(highest == 0, green - blue, torch.where(highest == 1, blue - red + 2, red - green + 4))
+    sixths += 6 * turns
+    for channel, offset in enumerate((5, 3, 1)):
+        place = (sixths + offset).remainder(6)
+        part = torch.minimum(place, 4 - place).clamp_(0, 1)
+        images[:, channel : channel + 1] = value - chroma * part

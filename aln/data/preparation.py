@@ -1,0 +1,192 @@
+"""From a decoded image to what a network takes: random and central crops, colour distortion, normalisation.
+
+Images are cropped and resized as uint8 on the CPU, one by one (`train`, `evaluate`); what is the same arithmetic for
+all of them happens once a batch, where the network is (`finish`). Resizing is bilinear with antialiasing, throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from aln.data.colour import distort_colours
+from aln.errors import DataError
+from aln.seeds import derived_seed
+
+# Part of the area, and width over height, of random crops (Szegedy et al. 2015, arXiv 1409.4842, section 6).
+AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
+_TRIES = 10
+_NUMBERS = 4 * _TRIES + 1 + 4  # boxes, flip, colours
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def random_numbers(seed: int, position: int) -> list[float]:
+    """What an example's augmentation is drawn from: numbers uniform on [0, 1), of its place in the epoch alone."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, position))
+    numbers: list[float] = torch.rand(_NUMBERS, generator=generator).tolist()
+    return numbers
+
+
+def random_box(height: int, width: int, numbers: Sequence[float]) -> Box:
+    """A box of random area and aspect, uniform in place: the first of ten draws that fits into the image.
+
+    If none fits, the largest central box whose aspect is within bounds. The distribution is that of torchvision's
+    `RandomResizedCrop`.
+    """
+    low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
+    for k in range(0, 4 * _TRIES, 4):
+        area = height * width * (AREA[0] + (AREA[1] - AREA[0]) * numbers[k])
+        aspect = math.exp(low + (high - low) * numbers[k + 1])
+        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < h <= height and 0 < w <= width:
+            return Box(int(numbers[k + 2] * (height - h + 1)), int(numbers[k + 3] * (width - w + 1)), h, w)
+    h = min(height, max(1, round(width / ASPECT[0]))) if width < ASPECT[0] * height else height
+    w = min(width, max(1, round(height * ASPECT[1]))) if width > ASPECT[1] * height else width
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def resized(image: Tensor, height: int, width: int, box: Box | None = None) -> Tensor:
+    """The image [C, H, W], or a box of it, resized.
+
+    Gives torchvision's `resized_crop` to the bit. Its fast kernel takes only images that lie in memory pixel by pixel,
+    without gaps; a copy of the box costs a tenth of what the other kernel does.
+    """
+    if box is not None:
+        image = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
+    if tuple(image.shape[1:]) == (height, width):
+        return image
+    packed = image[None].contiguous(memory_format=torch.channels_last)
+    if packed.dtype == torch.uint8 and packed.device.type != "cpu":  # only the CPU resizes bytes
+        return interpolate(packed.float(), (height, width), mode="bilinear", antialias=True)[0].round().to(torch.uint8)
+    return interpolate(packed, (height, width), mode="bilinear", antialias=True)[0]
+
+
+def with_shortest_side(height: int, width: int, side: int) -> tuple[int, int]:
+    """Height and width of such an image once its shortest side is so long and its aspect kept (torchvision's)."""
+    return (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation(ABC):
+    """How images are prepared.
+
+    Attributes:
+        size: side of the square crop, in pixels.
+        final_size: side to which the prepared square is resized; None leaves it.
+    """
+
+    size: int = 224
+    final_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("size", "final_size"):
+            value = getattr(self, name)
+            if value is not None and not 8 <= value <= 4096:
+                raise DataError(f"{name} = {value}: expected 8 to 4096 pixels")
+
+    @property
+    def side(self) -> int:
+        """Side of the prepared square, in pixels."""
+        return self.final_size or self.size
+
+    @property
+    @abstractmethod
+    def stored_side(self) -> int:
+        """The shortest side at which an image, stored, shows evaluation as many pixels as it looks at."""
+
+    def train(self, image: Tensor, numbers: Sequence[float]) -> Tensor:
+        """A random crop of the image [3, H, W], perhaps flipped; all uint8."""
+        crop = resized(image, self.size, self.size, random_box(image.shape[1], image.shape[2], numbers))
+        if self.final_size:
+            crop = resized(crop, self.final_size, self.final_size)
+        return crop.flip(-1) if numbers[4 * _TRIES] < 0.5 else crop
+
+    def evaluate(self, image: Tensor) -> Tensor:
+        """The centre of the image [3, H, W]; all uint8."""
+        crop = self._central(image)
+        return resized(crop, self.final_size, self.final_size) if self.final_size else crop
+
+    @abstractmethod
+    def _central(self, image: Tensor) -> Tensor: ...
+
+    def colours(self, numbers: Sequence[float]) -> list[float]:
+        """What `finish` needs to distort a training image's colours, drawn from its random numbers."""
+        return []
+
+    @abstractmethod
+    def finish(self, images: Tensor, colours: Tensor | None, out: Tensor) -> None:
+        """Writes the batch [N, 3, H, W], uint8, into `out` (float) as the network takes it.
+
+        Args:
+            colours: [N, …] of training images, see `colours`; None in evaluation.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resnet(Preparation):
+    """`resnet`: standardised by ImageNet's mean and deviation; evaluation on the central square of an image whose
+    shortest side is 256/224 times the square's (He et al. 2016, arXiv 1512.03385, section 3.4).
+    """
+
+    size: int = 224
+
+    @property
+    def stored_side(self) -> int:
+        return round(self.size * 256 / 224)
+
+    def _central(self, image: Tensor) -> Tensor:
+        image = resized(image, *with_shortest_side(image.shape[1], image.shape[2], self.stored_side))
+        top, left = (round((side - self.size) / 2) for side in image.shape[1:])
+        return image[:, top : top + self.size, left : left + self.size]
+
+    def finish(self, images: Tensor, colours: Tensor | None, out: Tensor) -> None:
+        mean = out.new_tensor([0.485, 0.456, 0.406])[:, None, None]
+        deviation = out.new_tensor([0.229, 0.224, 0.225])[:, None, None]
+        out.copy_(images, non_blocking=True).mul_(1 / (255 * deviation)).sub_(mean / deviation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inception(Preparation):
+    """`inception`: colours of training images distorted, values scaled to [−1, 1]; evaluation on the central 87.5 % of
+    height and width, resized to the square without keeping the aspect (the preparation of TensorFlow's Inception).
+    """
+
+    size: int = 299
+
+    _FRACTION = 0.875
+
+    @property
+    def stored_side(self) -> int:
+        return round(self.size / self._FRACTION)
+
+    def _central(self, image: Tensor) -> Tensor:
+        height, width = image.shape[1:]
+        top, left = (int(side * (1 - self._FRACTION) / 2) for side in (height, width))
+        return resized(image, self.size, self.size, Box(top, left, height - 2 * top, width - 2 * left))
+
+    def colours(self, numbers: Sequence[float]) -> list[float]:
+        return list(numbers[-4:])
+
+    def finish(self, images: Tensor, colours: Tensor | None, out: Tensor) -> None:
+        out.copy_(images, non_blocking=True).div_(255)
+        if colours is not None:
+            distort_colours(out, colours)
+        out.mul_(2).sub_(1)
+
+
+PREPARATIONS: dict[str, type[Preparation]] = {"resnet": Resnet, "inception": Inception}
