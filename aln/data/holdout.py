@@ -23,12 +23,13 @@ def held_out(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """
     if not 0 <= count < len(labels):
         raise DataError(f"holdout = {count}: expected 0 to {len(labels) - 1} of the {len(labels)} training images")
-    classes, sizes = np.unique(labels, return_counts=True)
+    _, sizes = np.unique(labels, return_counts=True)
     exact = sizes * count / len(labels)
     takes = np.floor(exact).astype(np.int64)
     takes[np.argsort(takes - exact, kind="stable")[: count - takes.sum()]] += 1
     rng = np.random.RandomState(_SEED)
     out = np.zeros(len(labels), bool)
-    for label, take in zip(classes, takes, strict=True):
-        out[rng.permutation(np.flatnonzero(labels == label))[:take]] = True
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
+    for members, take in zip(by_class, takes, strict=True):
+        out[rng.permutation(members)[:take]] = True
     return np.flatnonzero(~out), np.flatnonzero(out)

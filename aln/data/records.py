@@ -28,7 +28,7 @@ class Records(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Where the record lies, for messages: a path, or "FILE, record K at byte B"."""
+        """Where the record lies, for messages: a path, or "FILE, record K, image at byte B"."""
 
     @abstractmethod
     def fingerprint(self) -> str:
