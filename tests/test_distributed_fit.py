@@ -35,12 +35,32 @@ RUN: dict[str, Any] = {
     "alignment": {"every": 1, "images": 8},
 }
 INFORMATION = {"name": "information", "alpha": 1e-2, "beta": 1e-3, "gamma": 1e-2}
+FAST = {"name": "sgd", "lr": 0.3}  # for half the steps
 CASES: dict[str, dict[str, Any]] = {name: {"rule": name} for name in RULES} | {
     "every third step": {"rule": {**INFORMATION, "align_every": 3}},
     "forward weights too": {"rule": {**INFORMATION, "update_forward": True}},
     "normal noise": {"rule": {"name": "mirror", "input_distribution": "normal"}},
     "uniform noise": {"rule": {**INFORMATION, "input_distribution": "uniform"}},
     "batch norm": {"rule": INFORMATION, "model": {"name": "resnet8", "width": 4}, "sync_batch_norm": True},
+    "taking turns": {"rule": INFORMATION, "alternate_step_freq": 1, "optimizer": FAST},
+    "tied gradients in turns": {"rule": {"name": "kolen_pollack", "alpha": 0.05}, "alternate_step_freq": 2},
+    "forward weights too, in turns": {
+        "rule": {"name": "symmetric", "update_forward": True},
+        "alternate_step_freq": 1,
+        "optimizer": FAST,
+    },
+    "a delay": {"rule": INFORMATION, "delay_epochs": 0.3},
+    "two optimizers": {"rule": INFORMATION, "alignment_optimizer": {"name": "gd", "lr": 0.5}},
+    "in parts": {"rule": INFORMATION, "accumulate": 4},
+    "in parts, in turns": {"rule": INFORMATION, "accumulate": 2, "alternate_step_freq": 1, "optimizer": FAST},
+    "noisy and clipped": {"rule": INFORMATION, "noise": {"variance": 1e-4}, "clip": {"norm": 0.5}},
+    "coefficients": {"rule": INFORMATION, "coefficients": {"alpha": {"rate": 0.1}, "gamma": {"stop": 0.5}}},
+    "frozen batch norm": {
+        "rule": INFORMATION,
+        "model": {"name": "resnet8", "width": 4},
+        "frozen_bn": True,
+        "optimizer": {"name": "sgd", "lr": 1.0},
+    },
 }
 
 

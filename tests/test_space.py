@@ -279,3 +279,22 @@ def test_format_point():
 )
 def test_the_middle_of_a_parameter(parameter: Range | Choice, middle: object) -> None:
     assert parameter.middle == (pytest.approx(middle) if isinstance(middle, float) else middle)
+
+
+def test_what_a_sweeps_run_asks_of_the_spaces_rule_is_checked():
+    run = {"delay_epochs": 3.0, "coefficients": {"gamma": {"stop": 0.5}}, "alignment_optimizer": "adam"}
+    assert parse("rule.alpha: {min: 0, max: 1}", run=run).rule == "information"
+    found = messages("rule.alpha: {min: 0, max: 1}", rule="mirror", run=run)
+    assert len(found) == 1
+    assert found[0].startswith("space.yaml:1: rule: on this sweep coefficients.gamma gamma is no coefficient of Weight")
+    found = messages("optimizer.lr: {min: 0.1, max: 1}", rule="usf", run={"delay_epochs": 3.0})
+    assert found == [
+        "space.yaml:1: rule: on this sweep delay_epochs is 3.0, but usf has nothing to train without the task"
+    ]
+
+
+def test_the_recipe_of_alignment_can_be_searched():
+    space = parse("coefficients.alpha.rate: {min: -0.1, max: 0.1}\nalignment_optimizer.name: {values: [adam, radam]}")
+    run = parse_run(space.apply({}, {"coefficients.alpha.rate": 0.05, "alignment_optimizer.name": "radam"}))
+    assert run.coefficients["alpha"].rate == 0.05
+    assert run.alignment_optimizer.name == "radam"

@@ -129,6 +129,8 @@ def _asks_of_rule(config: RunConfig, rule: LearningRule) -> Iterator[_Complaint]
             yield "delay_epochs", config.delay_epochs, alone
         if config.alternate_step_freq:
             yield "alternate_step_freq", config.alternate_step_freq, alone
+        if not config.rates.loss:
+            yield "rates.loss", config.rates.loss, alone
     if config.alternate_step_freq and rule.skips_steps:
         yield "alternate_step_freq", config.alternate_step_freq, f"{name} leaves out steps itself (align_every)"
 

@@ -170,6 +170,14 @@ def test_settings(settings, expected):
     assert document.content == {"model": {"name": "resnet8", "width": 8}, "epochs": 3}
 
 
+def test_a_section_that_settings_alone_made_stands_on_the_command_line():
+    document = parse_document("model: {name: resnet8}\n", "f.yaml")
+    changed = with_settings(document, ["clip.norm=1", "clip.value=1", "model.width=0"])
+    assert changed.place("clip") == changed.place("clip.norm") == ("--set", None)
+    assert changed.place("model") == ("f.yaml", 1)
+    assert changed.place("noise") == ("f.yaml", None)
+
+
 def test_every_malformed_setting_is_named():
     with pytest.raises(ConfigError, match="expected key=value") as caught:
         with_settings(Document({}), ["epochs", "=3", "a..b=3", ".a=1", "seed=1"])

@@ -114,50 +114,15 @@ def test_a_study_asks_for_what_is_not_known_instead_of_inventing_it(name):
     assert config.flat()[STUDIES[name][0].partition("=")[0]] == pytest.approx(float(STUDIES[name][0].partition("=")[2]))
 
 
-def test_a_recipe_lies_under_a_run_which_may_change_it():
-    recipe = {"recipe": "imagenet"}
-    config = parse_run(recipe)
-    assert (config.epochs, config.batch_size, config.model.name) == (90, 256, "resnet18")
-    assert config.flat()["optimizer.reference_batch"] == 256
-    assert config.flat()["schedule.drops"] == [30, 60, 80]
-    changed = parse_run({**recipe, "epochs": 9, "optimizer": {"lr": 0.2}, "schedule": "cosine"})
-    assert (changed.epochs, changed.flat()["optimizer.lr"], changed.schedule.name) == (9, 0.2, "cosine")
-    assert changed.flat()["optimizer.momentum"] == 0.9
-    with pytest.raises(ConfigError, match=r"unknown recipe 'imagnet'; did you mean 'imagenet'\? \(known: imagenet\)"):
-        parse_run({"recipe": "imagnet"})
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (
-            {"rule": "feedback", "alignment_optimizer": "adam"},
-            "alignment_optimizer: is adam, but feedback has no backward",
-        ),
-        (
-            {"rule": "backprop", "delay_epochs": 2},
-            "delay_epochs: is 2.0, but backprop has nothing to train without the",
-        ),
-        (
-            {"rule": "symmetric", "delay_epochs": 99},
-            "delay_epochs: is 99.0, but the task would not be trained: expected",
-        ),
-        ({"accumulate": 3}, "accumulate: is 3, but a worker's 64 images of a batch do not fall into equal parts"),
-        ({"accumulate": 4, "batch_size": 24, "resources": {"workers": 4}}, "accumulate: is 4, but a worker's 6 images"),
-        ({"resources": {"workers": 3}}, "batch_size: is 64, expected a multiple of resources.workers, 3"),
-        (
-            {"alignment_schedule": "step"},
-            "alignment_schedule: is step, but there is no alignment_optimizer to follow it",
-        ),
-        ({"rule": "mirror", "coefficients": {"gamma": {}}}, r"gamma is no coefficient of WeightMirror.*\(known: "),
-        ({"clip": {"norm": 1, "value": 1}}, "clip: norm = 1.0, value = 1.0: expected one of them"),
-        ({"rates": {"loss": 0, "alignment": 0}}, "rates: loss_rate = alignment_rate = 0: expected one of them above 0"),
-        ({"required": [1]}, r"required: is \[1\], expected \{keys: \[dotted keys\], because: why\}"),
-    ],
-)
-def test_what_does_not_go_together_is_named(content, message):
-    with pytest.raises(ConfigError, match=message):
-        parse_run(content)
+def test_sections_that_a_run_may_leave_out():
+    assert parse_run({"rule": "mirror", "alignment_optimizer": {"lr": 0.5}}).alignment_optimizer.name == "sgd"
+    config = parse_run({"rule": "mirror", "alignment_optimizer": "adam", "alignment_schedule": {"warmup_epochs": 1}})
+    assert (config.alignment_optimizer.lr, config.alignment_schedule.name) == (1e-3, "cosine")
+    assert parse_run({"alignment_optimizer": None}).alignment_optimizer is None
+    assert messages("rule: mirror\nalignment_optimizer: {name: adam, lr: -1}\n") == [
+        "f.yaml:2: alignment_optimizer: lr = -1.0: expected a number above 0"
+    ]
+    assert messages("alignment_optimizer: adm\n")[0].startswith("f.yaml:1: alignment_optimizer.name: unknown optimizer")
 
 
 IN_FOLDERS = ("imagenet", "cifar10", "cifar100", "mnist")  # must be told where

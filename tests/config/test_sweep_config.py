@@ -119,3 +119,24 @@ def test_names(name):
 def test_names_that_are_refused(name):
     with pytest.raises(ConfigError, match=r"--name: is .*expected up to 100 letters, digits"):
         check_name(name)
+
+
+ALIGNING = """\
+run:
+  alignment_optimizer: {name: adam, lr: 1e-2}
+  alternate_step_freq: 1
+  coefficients: {alpha: {rate: 0.1}}
+"""
+
+
+def test_a_sweeps_run_may_say_how_alignment_is_trained_under_whatever_rule_comes():
+    sweep, base = parse_sweep(parse_document(ALIGNING))
+    assert sweep.run["alternate_step_freq"] == 1
+    assert base.alignment_optimizer.name == "adam"
+    assert messages(ALIGNING.replace("adam", "adm"))[0].startswith("s.yaml:2: run.alignment_optimizer.name: unknown")
+
+
+def test_a_baseline_that_does_not_go_with_the_run_is_refused_before_anything_starts():
+    assert messages("run: {noise: {variance: 1, part: backward}}\nbaselines: [symmetric, feedback]\n") == [
+        "s.yaml:2: baselines: feedback: run.noise.part is backward, but feedback has no backward weight that learns"
+    ]

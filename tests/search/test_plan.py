@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aln.config import Resources, parse_document, parse_sweep
+from aln.config import Resources, parse_document, parse_run, parse_sweep
 from aln.search.plan import SweepPlan, slots
 from aln.space import parse_space
 
@@ -79,3 +79,20 @@ def test_a_device_that_is_named_stays(plan: SweepPlan) -> None:
     sweep, base = parse_sweep(parse_document("run: {compute: {device: mps, precision: float32}}"))
     named = SweepPlan(name="p", space=plan.space, sweep=sweep, base=base, folder=plan.folder)
     assert named.content({"rule.alpha": 1e-3})["compute"] == {"device": "mps", "precision": "float32"}
+
+
+def test_baselines_take_nothing_of_how_alignment_is_trained() -> None:
+    """Which their rules may not have."""
+    text = "run: {alignment_optimizer: adam, delay_epochs: 2.0, noise: {variance: 1e-3}}"
+    sweep, base = parse_sweep(parse_document(text))
+    fixed = "  coefficients.alpha.rate: {value: 0.1}\n  alternate_step_freq: {value: 1}\n"
+    space = parse_space(parse_document(SPACE + fixed), sweep.run)
+    plan = SweepPlan(name="p", space=space, sweep=sweep, base=base, folder=Path("results/p"))
+    for _, content in plan.baselines():
+        config = parse_run(content)
+        assert config.alignment_optimizer is None
+        assert (config.delay_epochs, config.alternate_step_freq, dict(config.coefficients)) == (0, 0, {})
+        assert config.noise.variance == 1e-3
+    point = plan.config({"rule.alpha": 1e-3})
+    assert (point.delay_epochs, point.alternate_step_freq) == (2, 1)
+    assert point.coefficients["alpha"].rate == 0.1
