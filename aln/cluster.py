@@ -81,7 +81,9 @@ def joined_cluster() -> Iterator[Cluster]:
     address = os.environ.get("RAY_ADDRESS")
     path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
     before = dict(os.environ)
-    os.environ.update({**_DEFAULTS, **before, "PYTHONPATH": path})
+    # Nobody takes away the machine on which one works.
+    alone = {} if address else {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+    os.environ.update({**_DEFAULTS, **alone, **before, "PYTHONPATH": path})
     try:
         if address:
             require_listener(address, "The Ray cluster")

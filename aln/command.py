@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import warnings
@@ -19,6 +20,8 @@ def guarded(command: Callable[[argparse.Namespace, Console], int], options: argp
     # Third-party deprecations are for us (tests turn them into errors), not for the person at the terminal.
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+    # Ray, which reads this when it is imported, prints a paragraph of every process that is lost; we say what follows.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")
     try:
         return command(options, Console())
     except AlnError as error:

@@ -219,7 +219,7 @@ class Mailbox:
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train's, without its detached actor that removes placement groups: ours end with this process anyway."""
+    """Ray Train's, without its detached actor that removes placement groups: ours go with this process, it may not."""
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()

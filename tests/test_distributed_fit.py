@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from aln import signals
 from aln.build import evaluate_split
 from aln.config import parse_run
-from aln.data import InMemory
+from aln.data import Batch, InMemory
 from aln.engine import EpochResult, Evaluation, StepProgress
 from aln.errors import AlnError
 from aln.job import Job, checkpoints_of
@@ -38,9 +40,19 @@ INFORMATION = {"name": "information", "alpha": 1e-2, "beta": 1e-3, "gamma": 1e-2
 FAST = {"name": "sgd", "lr": 0.3}  # for half the steps
 CASES: dict[str, dict[str, Any]] = {name: {"rule": name} for name in RULES} | {
     "every third step": {"rule": {**INFORMATION, "align_every": 3}},
+    "half of each batch": {"rule": {**INFORMATION, "align_fraction": 0.5}},
     "forward weights too": {"rule": {**INFORMATION, "update_forward": True}},
     "normal noise": {"rule": {"name": "mirror", "input_distribution": "normal"}},
     "uniform noise": {"rule": {**INFORMATION, "input_distribution": "uniform"}},
+    "in two parts": {"rule": INFORMATION, "accumulate": 2},
+    "in turns": {"rule": INFORMATION, "alternate_step_freq": 3},
+    "an optimizer of its own": {
+        "rule": INFORMATION,
+        "alignment_optimizer": {"name": "adam", "lr": 1e-3},
+        "clip": {"norm": 0.5},
+        "noise": {"variance": 1e-8},
+        "coefficients": {"alpha": {"rate": 0.5}},
+    },
     "batch norm": {"rule": INFORMATION, "model": {"name": "resnet8", "width": 4}, "sync_batch_norm": True},
     "taking turns": {"rule": INFORMATION, "alternate_step_freq": 1, "optimizer": FAST},
     "tied gradients in turns": {"rule": {"name": "kolen_pollack", "alpha": 0.05}, "alternate_step_freq": 2},
@@ -84,9 +96,20 @@ def timeless(result: EpochResult) -> dict[str, float]:
     return {k: v for k, v in result.metrics().items() if k not in ("epoch_seconds", "images_per_second")}
 
 
-def train(world: World, case: dict[str, Any]) -> dict[str, Any]:
+class Woven(InMemory):
+    """Each batch begins with the first halves of what two workers would have of it."""
+
+    def train_batches(self, *arguments: Any, **options: Any) -> Iterator[Batch]:
+        for images, labels in super().train_batches(*arguments, **options):
+            order = torch.arange(len(labels)).view(2, 2, -1).transpose(0, 1).flatten()
+            yield images[order], labels[order]
+
+
+def train(world: World, case: dict[str, Any], woven: bool = False) -> dict[str, Any]:
     """Losses of all workers together step by step, metrics, and weights after the last step."""
     job = Job(parse_run({**RUN, **case}), None, world)
+    if woven:
+        job.run = dataclasses.replace(job.run, source=Woven(**vars(job.run.source)))
     sums: list[float] = []
     patches = [mock.patch.object(module, "standard_noise_like", steady) for module in (signals, fixed, learned)]
     with patches[0], patches[1], patches[2]:
@@ -182,7 +205,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_workers_train_as_one_does(pair: list[dict[str, Any]], case: str) -> None:
-    alone, first, second = train(ALONE, CASES[case]), *(worker["cases"][case] for worker in pair)
+    # A worker's B learns from the first examples of its own part of the batch.
+    alone = train(ALONE, CASES[case], woven=case == "half of each batch")
+    first, second = (worker["cases"][case] for worker in pair)
     assert len(alone["losses"]) == STEPS
     assert alone["losses"][-1] < 0.99 * alone["losses"][0]
     torch.testing.assert_close(first["losses"], alone["losses"], rtol=2e-6, atol=0)
