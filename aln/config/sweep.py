@@ -86,6 +86,11 @@ def parse_sweep(document: Document) -> tuple[SweepConfig, RunConfig]:
                 problems.append(Problem(key="baselines", message=problem.message))
             elif base is not None:  # what is wrong with the run itself has been said
                 problems.append(Problem(key="baselines", message=f"{baseline}: {problem.key} {problem.message}"))
+    if base is not None and base.resources.workers > 1:
+        message = (
+            f"is {base.resources.workers}, expected 1: a sweep's trials have one worker each, aln.train takes many"
+        )
+        problems.append(Problem(key="run.resources.workers", message=message))
     if problems or config is None or base is None:
         raise ConfigError([located(problem, document) for problem in problems])
     return config, base

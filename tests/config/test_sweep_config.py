@@ -140,3 +140,11 @@ def test_a_baseline_that_does_not_go_with_the_run_is_refused_before_anything_sta
     assert messages("run: {noise: {variance: 1, part: backward}}\nbaselines: [symmetric, feedback]\n") == [
         "s.yaml:2: baselines: feedback: run.noise.part is backward, but feedback has no backward weight that learns"
     ]
+
+
+def test_trials_of_many_workers_are_refused():
+    document = parse_document("run:\n  resources: {workers: 2}\n", "s.yaml")
+    with pytest.raises(
+        ConfigError, match=r"s\.yaml:2: run\.resources\.workers: is 2, expected 1: a sweep's trials have"
+    ):
+        parse_sweep(document)
