@@ -146,7 +146,7 @@ def test_alternation_trains_one_at_a_time(small_run: dict[str, Any], rule: dict[
         ({"alternate_step_freq": 2}, [{"backward"}, {"forward"}, {"forward"}] * 2 + [{"backward"}, {"forward"}]),
         ({"alternate_step_freq": 1, "delay_epochs": 0.5}, [{"backward"}] * 3 + [{"forward"}, {"backward"}] * 2),
     ],
-    ids=["delay", "alternation", "both"],
+    ids=["delay", "turns", "turns after a delay"],
 )
 def test_neither_momentum_nor_decay_moves_what_is_not_trained(
     small_run: dict[str, Any], changes: dict[str, Any], expected: list[set[str]]
