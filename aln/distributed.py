@@ -7,9 +7,9 @@ Ray Train starts all of them anew, and their jobs go on from the newest checkpoi
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
+import pickle
 import tempfile
 import threading
 import time
@@ -25,12 +25,12 @@ from ray import train as ray_train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from aln.build import require_same
 from aln.cluster import Cluster, joined_cluster
 from aln.config import Resources, RunConfig, parse_run
 from aln.engine import EpochResult, Evaluation, StepProgress
 from aln.errors import AlnError, ClusterError
 from aln.job import Job, checkpoints_of
+from aln.mailbox import Mailbox
 from aln.world import World
 
 # Worker 0 reads the loss of the running epoch no more often than that: off the CPU, that waits for the device.
@@ -69,8 +69,8 @@ class _Lost:
 class DistributedJob:
     """A training of a configuration by `config.resources.workers` workers; use as a context manager.
 
-    Raises `AlnError` before anything starts if the newest checkpoint is unreadable or of another configuration, the
-    cluster cannot be joined or does not hold the workers, or a folder for checkpoints is not seen by all machines.
+    Raises `AlnError` before anything starts if checkpoints cannot be looked for, the cluster cannot be joined or does
+    not hold the workers, or a folder for checkpoints is not seen from all its machines.
 
     Args:
         root: the folder or URL where checkpoints are.
@@ -87,9 +87,8 @@ class DistributedJob:
         self._tested: Evaluation | None = None
         self._error: BaseException | None = None
         self._open = contextlib.ExitStack()
-        if (found := checkpoints_of(config, root).newest()) is not None:
-            require_same(config, found.content, found.address)
-            self.epoch = found.content["epoch"]
+        if saved := checkpoints_of(config, root).saved():
+            self.epoch = saved[-1].epoch
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as opening:
@@ -143,7 +142,7 @@ class DistributedJob:
         taken = self._mailbox.take.remote()
         if not self._starts and not ray.wait([taken], timeout=_PATIENCE_SECONDS)[0]:
             self._tell(f"Waiting for {self.config.resources.workers} workers to start; others may use the cluster.")
-        return ray.get(taken)
+        return pickle.loads(ray.get(taken))  # noqa: S301 (of our own workers)
 
     def _fit(self) -> None:
         """Runs Ray Train to its end, beside the process's main thread."""
@@ -178,7 +177,7 @@ class DistributedJob:
             self._error = error
         finally:
             with contextlib.suppress(Exception):  # the cluster may be gone
-                self._mailbox.tell.remote(None)
+                _tell(self._mailbox, None)
 
     def _say_where(self, began: _Began) -> None:
         """Says of every start but the first why it was, and where it goes on."""
@@ -198,32 +197,15 @@ class DistributedJob:
         return error
 
 
-class Mailbox:
-    """Carries messages to the process that logs, one after the other; an actor on its machine."""
-
-    def __init__(self) -> None:
-        self._waiting: asyncio.Queue[tuple[Any, asyncio.Event]] = asyncio.Queue()
-        self._in_hand = asyncio.Event()
-
-    async def tell(self, message: Any) -> None:
-        """Returns when the message has been dealt with."""
-        done = asyncio.Event()
-        await self._waiting.put((message, done))
-        await done.wait()
-
-    async def take(self) -> Any:
-        """The next message; the one taken before has been dealt with."""
-        self._in_hand.set()
-        message, self._in_hand = await self._waiting.get()
-        return message
-
-
 class _Trainer(TorchTrainer):
-    """Ray Train's, without its detached actor that removes placement groups: ours go with this process, it may not."""
+    """Ray Train's, without two of its processes: what hands out Ray's datasets costs seconds and has none here; what
+    removes placement groups whose maker died is detached and would stay, while ours go with this process.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+        unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+        return [callback for callback in callbacks if type(callback).__name__ not in unused]
 
 
 class _Watch(ray_train.UserCallback):
@@ -238,7 +220,7 @@ class _Watch(ray_train.UserCallback):
                 raise error  # ends the training
         died = [rank for rank, error in worker_exceptions.items() if type(error).__module__.startswith("ray.")]
         who = f"Worker {', '.join(map(str, died))} died" if died else "A worker was lost"
-        self._mailbox.tell.remote(_Lost(who))
+        _tell(self._mailbox, _Lost(who))
 
 
 def _work(setup: dict[str, Any]) -> None:
@@ -249,7 +231,7 @@ def _work(setup: dict[str, Any]) -> None:
 
     def tell(message: Any) -> None:
         if world.rank == 0:
-            ray.get(mailbox.tell.remote(message))
+            ray.get(_tell(mailbox, message))
 
     try:
         job = Job(config, checkpoints_of(config, setup["root"]), world, tell)
@@ -263,6 +245,11 @@ def _work(setup: dict[str, Any]) -> None:
     except Exception as error:
         error.add_note(f"On worker {world.rank}:\n{traceback.format_exc()}")
         raise
+
+
+def _tell(mailbox: Any, message: Any) -> Any:
+    """Sends a message; `ray.get` of what this returns waits until it has been dealt with."""
+    return mailbox.tell.remote(pickle.dumps(message))
 
 
 class _Teller:
@@ -283,7 +270,7 @@ class _Teller:
             train_loss=progress.train_loss,
             train_top1=progress.train_top1,
         )
-        self._mailbox.tell.remote(step)
+        _tell(self._mailbox, step)
 
 
 def _is_loss(error: BaseException) -> bool:

@@ -12,22 +12,23 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from aln.build import build_model, load_data
-from aln.checkpoint_folder import CHECKPOINTS, CheckpointFolder
+from aln.build import build_model, load_data, require_same
 from aln.command import guarded, relative, runnable
 from aln.config import Document, RunConfig, check_name, parse_run, preset_names, read_run, with_settings
 from aln.conversion import coverage
 from aln.engine import EpochResult
-from aln.errors import CheckpointError, ConfigError, Problem
+from aln.errors import ConfigError, Problem
 from aln.job import Job, checkpoints_of
-from aln.preflight import make_folder
 from aln.progress import TrainingProgress
+from aln.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn
 
     from aln.distributed import DistributedJob
     from aln.tracking import TrackedRun, Tracker
+
+_STORAGE = "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--workers", type=int, help="how many train together, on the Ray cluster if more than one")
     parser.add_argument("--name", help="name of the run and of its folder (default: rule, model, data and time)")
-    parser.add_argument("--storage", type=Path, default=Path("results"), help="where run folders go (default: results)")
+    parser.add_argument(
+        "--storage", default=_STORAGE, metavar="FOLDER|URL", help=f"where run folders go (default: {_STORAGE})"
+    )
     parser.add_argument("--experiment", help="MLflow experiment (default: the data set's name)")
     parser.add_argument("--resume", action="store_true", help="continue the run called --name, as it was described")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the whole configuration, stop")
@@ -52,31 +55,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(options: argparse.Namespace, console: Console) -> int:
-    document = _described(options)
+    begun = _begun(options)
     workers = [] if options.workers is None else [f"resources.workers={options.workers}"]
-    config = parse_run(with_settings(document, [*options.set, *workers]))
+    document = begun if options.run is None else read_run(options.run)
+    config = parse_run(with_settings(document or Document({}), [*options.set, *workers]))
     if options.dry_run:
         console.print(config.to_yaml(), highlight=False, markup=False, soft_wrap=True, end="")
         return 0
     default_name = f"{config.rule.name}-{config.model.name}-{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
     name = check_name(options.name or default_name.replace(":", "."))
-    folder = options.storage / name
-    if folder.exists() and not options.resume:
-        message = f"is '{name}', but {folder} exists; continue it with --resume, or choose another name"
+    folder = RunFolder(options.storage, name)
+    if begun is not None:
+        require_same(config, {"description": begun.content}, begun.source)
+    elif folder.exists():
+        message = f"is '{name}', but {folder.root} exists; continue it with --resume, or choose another name"
         raise ConfigError([Problem(key="--name", message=message)])
-    checkpoints = checkpoints_of(config, folder / CHECKPOINTS)
-    if options.resume and checkpoints.newest() is None:
-        raise CheckpointError(f"{checkpoints.storage.root}: no such checkpoint")
-    with _job(config, checkpoints, console) as job:
+    with _job(config, folder, console) as job:
         # MLflow takes seconds to import: a mistake in a file should not wait for it.
         from aln.tracking import SPOOL, Tracker
 
-        tracker = Tracker(options.experiment or config.data.name, spool=folder / SPOOL)
-        if not options.resume:
-            make_folder(folder)
-        tracked = tracker.run(name, {"kind": "run", "run": name}, fresh=not options.resume)
+        tracker = Tracker(options.experiment or config.data.name, spool=folder.local / SPOOL)
+        if begun is None:
+            folder.begin(config)
+        folder.local.mkdir(parents=True, exist_ok=True)
+        tracked = tracker.run(name, {"kind": "run", "run": name}, fresh=begun is None)
         tracked.describe(config)
-        tracked.tag(checkpoints=str((folder / CHECKPOINTS).resolve()))
+        tracked.tag(checkpoints=folder.checkpoints)
         status = "failed"
         try:
             last = _train(job, tracked, console)
@@ -91,21 +95,23 @@ def _main(options: argparse.Namespace, console: Console) -> int:
             tracked.finish(status)
             if missing := tracker.close():
                 console.print(missing, highlight=False, soft_wrap=True)
-            if status in ("interrupted", "failed") and checkpoints.newest() is not None:
-                again = runnable(f"python -m aln.train --resume --name {name}")
+            if status in ("interrupted", "failed"):
+                where = "" if options.storage == _STORAGE else f" --storage {options.storage}"
+                again = runnable(f"python -m aln.train --resume --name {name}{where}")
                 console.print(f"continue it with {again}", highlight=False, soft_wrap=True)
         if status == "diverged":
             console.print(f"Diverged in epoch {job.epoch + 1}: a loss or a weight was not finite.")
         else:
             accuracy = f"Test top-1 {test.top1:.2f} %, top-5 {test.top5:.2f} %, loss {test.loss:.4f}"
             console.print(accuracy, highlight=False)
-            _show(console, "checkpoints", relative(folder / CHECKPOINTS))
+            here = folder.checkpoints
+            _show(console, "checkpoints", here if "://" in here else relative(Path(here)))
     _show_runs(tracker, console)
     return 1 if status == "diverged" else 0
 
 
 @contextmanager
-def _job(config: RunConfig, checkpoints: CheckpointFolder, console: Console) -> Iterator[Job | DistributedJob]:
+def _job(config: RunConfig, folder: RunFolder, console: Console) -> Iterator[Job | DistributedJob]:
     """The training, by this process or by many workers."""
 
     def tell(line: str) -> None:
@@ -115,7 +121,7 @@ def _job(config: RunConfig, checkpoints: CheckpointFolder, console: Console) -> 
         tell(f"{config.rule.name} on {config.model.name}: {coverage(model)}.")
 
     if config.resources.workers == 1:
-        job = Job(config, checkpoints, tell=tell)
+        job = Job(config, checkpoints_of(config, folder.checkpoints), tell=tell)
         aligned(job.run.state.model)
         yield job
         return
@@ -123,7 +129,7 @@ def _job(config: RunConfig, checkpoints: CheckpointFolder, console: Console) -> 
     aligned(build_model(config, load_data(config.data)))
     from aln.distributed import DistributedJob
 
-    with DistributedJob(config, checkpoints.storage.root, tell) as distributed:
+    with DistributedJob(config, folder.checkpoints, tell) as distributed:
         yield distributed
 
 
@@ -140,19 +146,16 @@ def _show_runs(tracker: Tracker, console: Console) -> None:
     _show(console, "in a browser", ui_page(tracker.uri, tracker.experiment_id))
 
 
-def _described(options: argparse.Namespace) -> Document:
-    """What the preset or file describes; without one, what the checkpoint of the resumed run does."""
-    if options.run is not None:
-        return read_run(options.run)
+def _begun(options: argparse.Namespace) -> Document | None:
+    """The description of the run that is resumed; None if none is."""
     if not options.resume:
-        raise ConfigError([Problem(key="PRESET|FILE", message=f"is missing (presets: {', '.join(preset_names())})")])
+        if options.run is None:
+            presets = ", ".join(preset_names())
+            raise ConfigError([Problem(key="PRESET|FILE", message=f"is missing (presets: {presets})")])
+        return None
     if options.name is None:
         raise ConfigError([Problem(key="--name", message="is missing: --resume continues the run of that name")])
-    checkpoints = CheckpointFolder(options.storage / check_name(options.name) / CHECKPOINTS)
-    found = checkpoints.newest()
-    if found is None:
-        raise CheckpointError(f"{checkpoints.storage.root}: no such checkpoint")
-    return Document(found.content["description"], source=found.address)
+    return RunFolder(options.storage, check_name(options.name)).description()
 
 
 def _train(job: Job | DistributedJob, tracked: TrackedRun, console: Console) -> EpochResult | None:

@@ -11,8 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +19,7 @@ import pytest
 import yaml
 
 from aln import sweep
+from ray_head import started_head
 
 REPOSITORY = Path(__file__).parent.parent
 DIGITS = REPOSITORY / "sweeps/digits.yaml"
@@ -279,26 +278,9 @@ def test_an_interrupted_sweep_leaves_no_run_running(tmp_path: Path, empty_store:
 
 @pytest.fixture
 def ray_head(tmp_path: Path) -> Iterator[str]:
-    """A Ray cluster of one machine on loopback, as `ray start` makes it; its address."""
-    folder = tempfile.mkdtemp(prefix="ray")  # names of sockets must be short
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
-    command += [f"--port={address.rpartition(':')[2]}", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
-    command += [f"--temp-dir={folder}"]
-    with (tmp_path / "ray.log").open("w") as log:
-        head = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 60
-        while "Ray runtime started" not in (tmp_path / "ray.log").read_text():
-            assert head.poll() is None, (tmp_path / "ray.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+    """The address of a Ray cluster."""
+    with started_head(tmp_path) as address:
         yield address
-    finally:
-        os.killpg(head.pid, signal.SIGKILL)  # it would wait half a minute for a cluster that ends with it
-        head.wait()
-        shutil.rmtree(folder)
 
 
 def test_a_sweep_on_a_cluster_with_a_rule_of_the_users_own(tmp_path: Path, empty_store: Path, ray_head: str) -> None:
