@@ -12,9 +12,10 @@ BEGAN = time.perf_counter()
 import argparse
 import itertools
 import os
+import statistics
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,29 +25,33 @@ from rich.console import Console
 from rich.table import Table
 
 from aln.command import guarded, relative, runnable
-from aln.config import check_name, parse_sweep, read_document, with_settings
+from aln.config import Document, RunConfig, SweepConfig, check_name, flatten, parse_sweep, read_document, sampler_problems, with_settings
 from aln.errors import ConfigError, Problem
-from aln.space import Range, format_point, format_value, parse_space
+from aln.space import Range, SearchSpace, format_point, format_value, parse_space
+from aln.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
     from aln.search import SweepOutcome, SweepPlan
 
 _DEFAULT_SWEEP = Path("sweeps/digits.yaml")
+# How far a sweep goes and how it runs may change when it is resumed; what it searches and on what may not.
+_CHANGEABLE = ("budget", "trials", "max_failures", "restarts", "stall_timeout", "max_concurrent")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code (0 found something, 1 nothing trained, 2 bad input)."""
+    """Runs the command; returns its exit code (0 found something, 1 nothing trained, 2 bad input, 130 interrupted)."""
     return guarded(_main, _parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m aln.sweep", description=__doc__)
-    parser.add_argument("space", type=Path, help="search space (search_spaces/*.yaml)")
+    parser.add_argument("space", type=Path, nargs="?", help="search space (search_spaces/*.yaml)")
     parser.add_argument(
         "--sweep", type=Path, help=f"on what and how far (sweeps/*.yaml; default {_DEFAULT_SWEEP}, the embedded digits)"
     )
-    parser.add_argument("--trials", type=int, help="number of suggested trials, baselines not counted")
+    parser.add_argument("--trials", type=int, help="number of suggested trials in all, baselines not counted")
     parser.add_argument("--name", help="name of the sweep and of its folder (default: space, sweep and time)")
+    parser.add_argument("--resume", metavar="NAME", help="go on with the sweep of that name, as it was described")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change the sweep: run.epochs=5 …"
     )
@@ -56,41 +61,100 @@ def _parser() -> argparse.ArgumentParser:
 
 def _main(options: argparse.Namespace, console: Console) -> int:
     settings = [*options.set, *([] if options.trials is None else [f"trials={options.trials}"])]
-    problems: list[Problem] = []
-    run: dict[str, Any] = {}
-    try:
-        document = with_settings(read_document(options.sweep or _default_sweep(options.space)), settings)
-        sweep, base = parse_sweep(document)
-        run = sweep.run
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        space = parse_space(read_document(options.space), run)
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    storage = Path(sweep.storage).resolve()
-    if options.name is None:
-        name = _unused(storage, f"{space.name}-{Path(document.source).stem}-{datetime.now():%Y%m%d-%H%M%S}")
-    else:
-        name = check_name(options.name)
-        if (storage / name).exists():
-            message = f"is '{name}', but {storage / name} exists; choose another name"
-            raise ConfigError([Problem(key="--name", message=message)])
-    folder = storage / name
+    name, folder, sweep, base, space = _resumed(options, settings) if options.resume else _begun(options, settings)
 
     # Ray, Optuna and MLflow take seconds to import: a mistake in a file should not wait for them.
     from aln.search import SweepPlan, run_sweep
 
-    plan = SweepPlan(name=name, space=space, sweep=sweep, base=base, folder=folder)
+    plan = SweepPlan(name=name, space=space, sweep=sweep, base=base, folder=folder.path)
     _show_plan(plan, console)
     if options.dry_run:
         _show_estimate(plan, console)
         return 0
-    outcome = run_sweep(plan, console, BEGAN)
+    try:
+        outcome = run_sweep(plan, console, BEGAN, resume=bool(options.resume))
+    except KeyboardInterrupt:
+        _show_how_to_go_on(plan, console)
+        raise
     _show_outcome(plan, outcome, console)
     return 130 if outcome.interrupted else 0 if outcome.best else 1
+
+
+def _begun(
+    options: argparse.Namespace, settings: Sequence[str]
+) -> tuple[str, SweepFolder, SweepConfig, RunConfig, SearchSpace]:
+    """A new sweep. Raises `ConfigError` with every problem of both its files."""
+    if options.space is None:
+        raise ConfigError([Problem(key="SPACE", message="is missing: a file of search_spaces, or --resume NAME")])
+    source = options.sweep or _default_sweep(options.space)
+    sweep, base, space = _parsed(lambda: with_settings(read_document(source), settings), options.space)
+    if options.name is None:
+        name = _unused(Path(sweep.storage), f"{space.name}-{source.stem}-{datetime.now():%Y%m%d-%H%M%S}")
+    else:
+        name = check_name(options.name)
+    folder = SweepFolder(sweep.storage, name)
+    if folder.path.exists():
+        message = f"is '{name}', but {folder.path} exists; go on with it by --resume {name}, or choose another name"
+        raise ConfigError([Problem(key="--name", message=message)])
+    return name, folder, sweep, base, space
+
+
+def _resumed(
+    options: argparse.Namespace, settings: Sequence[str]
+) -> tuple[str, SweepFolder, SweepConfig, RunConfig, SearchSpace]:
+    """The sweep called `--resume`, as it was described. Raises `ConfigError` naming each setting that differs."""
+    name = check_name(options.resume, "--resume")
+    given = {} if options.sweep is None else read_document(options.sweep).content
+    storage = with_settings(Document(given), [s for s in settings if s.startswith("storage=")]).content
+    folder = SweepFolder(str(storage.get("storage", SweepConfig.model_fields["storage"].default)), name)
+    described, space_document = folder.documents()
+    before, _ = parse_sweep(described)
+    sweep, base = parse_sweep(with_settings(described, settings))
+    wanted = parse_sweep(with_settings(read_document(options.sweep), settings))[0] if options.sweep else sweep
+    problems = [
+        Problem(key=key, message=f"is {new!r}, but the sweep began with {old!r}; {_WHAT_MAY_CHANGE}")
+        for key, old, new in _differences(before, wanted)
+    ]
+    space = parse_space(space_document, sweep.run)
+    if options.space is not None and parse_space(read_document(options.space), sweep.run).plain() != space.plain():
+        message = f"differs from {space_document.source}, which the sweep began with"
+        problems.append(Problem(key=str(options.space), message=message))
+    if problems:
+        raise ConfigError(problems)
+    return name, folder, wanted, base, space
+
+
+_WHAT_MAY_CHANGE = f"a sweep that is resumed may change {', '.join(_CHANGEABLE[:-1])} and {_CHANGEABLE[-1]} alone"
+
+
+def _differences(before: SweepConfig, now: SweepConfig) -> list[tuple[str, Any, Any]]:
+    """Settings that differ and may not, under dotted keys, with both values."""
+    old, new = (dict(flatten(config.model_dump(mode="json"))) for config in (before, now))
+    return [
+        (key, old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key.partition(".")[0] not in (*_CHANGEABLE, "storage")
+    ]
+
+
+def _parsed(document: Callable[[], Document], space: Path) -> tuple[SweepConfig, RunConfig, SearchSpace]:
+    """Both files of a sweep. Raises `ConfigError` with the problems of both."""
+    problems: list[Problem] = []
+    run: dict[str, Any] = {}
+    try:
+        sweep, base = parse_sweep(document())
+        run = sweep.run
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        parsed = parse_space(read_document(space), run)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    if more := sampler_problems(sweep, parsed):
+        raise ConfigError(more)
+    return sweep, base, parsed
 
 
 def _unused(storage: Path, name: str) -> str:
@@ -120,14 +184,26 @@ def _show_plan(plan: SweepPlan, console: Console) -> None:
             table.add_row(key, " | ".join(format_value(value) for value in parameter.values))
     for key, value in plan.space.fixed.items():
         table.add_row(key, f"{format_value(value)} (fixed)", style="dim")
+    for key, tie in plan.space.ties.items():
+        table.add_row(key, f"{tie.factor:g} x {tie.to}" if tie.factor != 1 else f"as {tie.to}", style="dim")
     console.print(table)
+    for constraint in plan.space.constraints:
+        console.print(f"Only where {constraint.text}.", highlight=False)
     sweep, run = plan.sweep, plan.base
     baselines = f" and the baselines {', '.join(sweep.baselines)}" if sweep.baselines else ""
-    acts = sweep.scheduler.name == "asha" and sweep.scheduler.grace < run.epochs
-    stopping = f"ASHA from epoch {sweep.scheduler.grace}" if acts else "no early stopping"
+    seeds = f", each with {sweep.seeds} seeds" if sweep.seeds > 1 else ""
+    acts = sweep.scheduler.name != "none" and sweep.scheduler.grace < run.epochs
+    stopping = f"{sweep.scheduler.name} from epoch {sweep.scheduler.grace}" if acts else "no early stopping"
     console.print(
-        f"{sweep.trials} trials{baselines}, at most {run.epochs} epochs each; {sweep.sampler.name}, {stopping}."
+        f"{sweep.trials} trials{baselines}{seeds}, at most {run.epochs} epochs each; {sweep.sampler.name}, {stopping}.",
+        soft_wrap=True,
     )
+    budget = sweep.budget
+    ends = [f"{budget.hours:g} hours"] if budget.hours is not None else []
+    ends += [f"{budget.gpu_hours:g} GPU-hours"] if budget.gpu_hours is not None else []
+    ends += [f"{sweep.objectives[0].metric} {budget.target:g}"] if budget.target is not None else []
+    if ends:
+        console.print(f"It ends before at {' or '.join(ends)}.", highlight=False)
     console.print(
         f"A trial takes {run.resources.cpus} CPU cores and {run.resources.gpus:g} GPUs. Results go to {plan.folder}.",
         soft_wrap=True,
@@ -144,7 +220,7 @@ def _show_estimate(plan: SweepPlan, console: Console) -> None:
     console.print(f"This machine ({cpus} CPU cores, {gpus} GPUs) holds {fit} trials at once.", highlight=False)
     if fit:
         seconds = time_epoch(plan.config(plan.example()))
-        trials = plan.sweep.trials + len(plan.sweep.baselines)
+        trials = plan.sweep.seeds * (plan.sweep.trials + len(plan.sweep.baselines))
         hours = trials * plan.base.epochs * seconds / fit / 3600
         total = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
         console.print(
@@ -158,22 +234,12 @@ def _show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> N
     """Prints the answer: the best trial beside the baselines, its coefficients, and the commands that go on."""
     from aln.tracking import ui_command, ui_page
 
-    metric = plan.sweep.metric
-    table = Table(title="The answer", title_justify="left")
-    for column in ("", "rule", "epochs", metric, "test_top1"):
-        table.add_column(column, justify="left" if column in ("", "rule") else "right")
-    rows = [("best trial", outcome.best)] if outcome.best else []
-    rows += [("baseline", record) for record in outcome.records if record.baseline]
-    for kind, record in rows:
-        value = f"{record.metrics[metric]:.2f}" if metric in record.metrics else "-"
-        test = outcome.test_top1.get(record.label)
-        rule = plan.space.rule if record is outcome.best else record.label
-        table.add_row(kind, rule, f"{record.epoch}", value, "-" if test is None else f"{test:.2f}")
-    console.print(table)
-    counts = Counter(record.status for record in outcome.records if not record.baseline)
+    _show_answer(plan, outcome, console)
+    counts = Counter(point.status for point in outcome.points if not point.baseline)
     ended = ", ".join(f"{count} {status}" for status, count in counts.items())
     cut = " The sweep was interrupted." if outcome.interrupted else ""
-    console.print(f"Trials: {ended}.{cut}", highlight=False)
+    cut = f" The sweep ended before its last trial: {outcome.ended}." if outcome.ended else cut
+    console.print(f"Trials: {ended}.{cut}", highlight=False, soft_wrap=True)
     console.print(
         f"{outcome.seconds:.0f} s, of which training took {100 * outcome.training_share:.0f} % of every slot's time."
     )
@@ -184,7 +250,7 @@ def _show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> N
     if outcome.best is None:
         console.print("[bold]No searched trial trained: every one diverged or failed.[/bold]")
     else:
-        point = format_point(outcome.best.point)
+        point = format_point(outcome.best.values)
         console.print(f"Best trial {outcome.best.label}: {point}", highlight=False, soft_wrap=True)
         best = relative(plan.folder / "best.yaml")
         show("its configuration", best)
@@ -195,6 +261,46 @@ def _show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> N
     if command := ui_command(outcome.tracker.uri):
         show("compare trials", runnable(command))
     show("in a browser", ui_page(outcome.tracker.uri, outcome.tracker.experiment_id))
+    if outcome.interrupted or outcome.ended:
+        _show_how_to_go_on(plan, console)
+
+
+def _show_answer(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> None:
+    """Prints the table of the best trial, or of the Pareto front, and of the baselines."""
+    metrics = [objective.metric for objective in plan.sweep.objectives]
+    table = Table(title="The answer", title_justify="left")
+    for column in ("", "trial", "rule", "epochs", *metrics, "test_top1"):
+        table.add_column(column, justify="left" if column in ("", "trial", "rule") else "right")
+    best = [("best trial", outcome.best)] if outcome.best else []
+    front = [("Pareto front", point) for point in outcome.front if point is not outcome.best]
+    baselines = [("baseline", point) for point in outcome.points if point.baseline]
+    for kind, point in best + front + baselines:
+        tests = [outcome.test_top1[r.label] for r in point.usable if r.label in outcome.test_top1]
+        rule = point.label if point.baseline else point.values.get("rule.name", plan.space.rule)
+        table.add_row(
+            kind,
+            "" if point.baseline else point.label,
+            rule,
+            f"{max((record.epoch for record in point.records), default=0)}",
+            *(_spread([r.metrics[m] for r in point.usable if m in r.metrics]) for m in metrics),
+            _spread(tests),
+        )
+    console.print(table)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation of a number over seeds."""
+    if not values:
+        return "-"
+    mean = f"{statistics.fmean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def _show_how_to_go_on(plan: SweepPlan, console: Console) -> None:
+    storage = plan.folder.parent
+    where = "" if storage == Path("results").resolve() else f" --set storage={storage}"
+    command = runnable(f"python -m aln.sweep --resume {plan.name}{where}")
+    console.print(f"Go on with it by {command}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ class RunConfig(Section):
 
     def flat(self) -> dict[str, Any]:
         """All settings under dotted keys: `rule.name`, `rule.alpha`, `optimizer.lr`, `epochs` …"""
-        return dict(_flatten(self.plain()))
+        return dict(flatten(self.plain()))
 
     def plain(self) -> dict[str, Any]:
         """The configuration as plain data, from which `parse_run` makes it again."""
@@ -256,9 +256,10 @@ def _presets() -> Any:
     return resources.files("aln") / "presets"
 
 
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """All settings of plain data under dotted keys."""
     for key, value in content.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from aln.checkpoint_folder import CHECKPOINTS
 from aln.cluster import fitting
 from aln.config import OF_ALIGNMENT, Resources, RunConfig, SweepConfig, parse_run
+from aln.errors import SweepError
 from aln.space import SearchSpace
 
 
@@ -28,36 +29,47 @@ class SweepPlan:
     base: RunConfig
     folder: Path
 
-    def baselines(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Name and run content of each reference rule, at the recipe that the space's trials share.
+    def known_points(self) -> Sequence[Mapping[str, Any]]:
+        """The points that come first, as they are known: those that the space lists, and all of a grid."""
+        return [*self.space.enqueued, *(self.space.grid() if self.sweep.sampler.name == "grid" else ())]
+
+    def content(self, point: Mapping[str, Any], repetition: int = 0) -> dict[str, Any]:
+        """Run content at a point of the space, trained for the so many-th time."""
+        return self._placed(self.space.apply(self.sweep.run, point), repetition)
+
+    def baseline(self, rule: str, repetition: int = 0) -> dict[str, Any]:
+        """Run content of a reference rule, at the recipe that the space's trials share.
 
         What the recipe says of the coefficients of the space's rule, and of training alignment apart from the task, is
         left out.
         """
         shared = {k: v for k, v in self.space.fixed.items() if k.partition(".")[0] not in ("rule", *OF_ALIGNMENT)}
         run = {key: value for key, value in self.sweep.run.items() if key not in OF_ALIGNMENT}
-        for rule in self.sweep.baselines:
-            content = SearchSpace(name=rule, rule=rule, parameters={}, fixed=shared).apply(run, {})
-            yield rule, self._placed(content)
+        content = SearchSpace(name=rule, rule=rule, parameters={}, fixed=shared).apply(run, {})
+        return self._placed(content, repetition)
 
-    def content(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """Run content at a point of the space."""
-        return self._placed(self.space.apply(self.sweep.run, point))
-
-    def _placed(self, content: dict[str, Any]) -> dict[str, Any]:
+    def _placed(self, content: dict[str, Any], repetition: int) -> dict[str, Any]:
         """The content on the device that a trial gets, which `auto` would find otherwise on another machine."""
         compute = dict(content.get("compute") or {})
         if compute.get("device", "auto") == "auto":
             compute["device"] = "cuda" if self.base.resources.gpus else "cpu"
-        return {**content, "compute": compute}
+        seed = content.get("seed", self.base.seed) + repetition
+        return {**content, "seed": seed, "compute": compute}
+
+    def epochs(self, point: Mapping[str, Any]) -> int:
+        """How many epochs a training at a point has."""
+        return int({**self.space.fixed, **point}.get("epochs", self.base.epochs))
 
     def checkpoints(self, label: str) -> str:
         """Where the checkpoints of a trial go."""
         return str(self.folder / "trials" / label / CHECKPOINTS)
 
     def example(self) -> dict[str, Any]:
-        """A point in the middle of the space."""
-        return {key: parameter.middle for key, parameter in self.space.parameters.items()}
+        """A point in the middle of the space, or near it."""
+        point = self.space.example()
+        if point is None:
+            raise SweepError(f"no point of {self.space.name} was found that keeps its constraints")
+        return point
 
     def config(self, point: Mapping[str, Any]) -> RunConfig:
         """The resolved run at a point of the space."""

@@ -1,63 +1,149 @@
-"""What the driver knows of each trial while a sweep runs: a record a trial, fed by Tune, read by table and tracker."""
+"""What a sweep knows of its trainings: a record a training, a `Point` for those that share one set of coefficients."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from aln.alignment import METRICS
+from aln.config import Objective
 
-Status = Literal["running", "completed", "stopped", "diverged", "failed", "interrupted"]
+Status = Literal["running", "completed", "stopped", "diverged", "failed", "timed out", "interrupted"]
+ENDED_BADLY: tuple[Status, ...] = ("failed", "timed out")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrialRecord:
-    """A trial of a sweep. `point` is empty for a baseline, whose `label` is its rule's name."""
+    """One training of a sweep.
+
+    Attributes:
+        label: what it is called in MLflow and in the sweep's folder: number of its point or rule of its baseline, and
+            which repetition it is if points are repeated.
+        of: label of its point.
+        repetition: which of the point's trainings, from 0; its seed is the run's plus that.
+        epochs: those it has if nothing ends it before.
+        metrics: what it reported last, with `train_seconds`, the time of all its epochs.
+        restarts: how often its process died and another went on.
+    """
 
     label: str
-    point: Mapping[str, Any]
-    content: Mapping[str, Any]
-    baseline: bool
+    of: str
+    repetition: int
     epochs: int
     status: Status = "running"
     metrics: dict[str, float] = field(default_factory=dict)
     error: str = ""
+    restarts: int = 0
 
     @property
     def epoch(self) -> int:
         """Epochs done so far."""
         return int(self.metrics.get("epoch", 0))
 
-    def update(self, result: Mapping[str, Any]) -> dict[str, float]:
-        """Takes over a reported result, and returns its numbers."""
-        self.metrics = {
-            key: float(value)
-            for key, value in result.items()
-            if key in _NUMBERS or key.startswith(("train_", "val_")) or key.partition("/")[0] in METRICS
-        }
-        return self.metrics
+    def update(self, metrics: Mapping[str, float]) -> bool:
+        """Takes over an epoch's numbers; False if it knew them, because a training repeats the epoch after a restart."""
+        if metrics["epoch"] <= self.epoch:
+            return False
+        seconds = self.metrics.get("train_seconds", 0.0) + metrics.get("epoch_seconds", 0.0)
+        self.metrics = {**metrics, "train_seconds": seconds}
+        return True
 
-    def ended(self) -> Status:
-        """How a trial ended that did not fail, by what it reported last."""
-        if self.metrics.get("diverged"):
-            return "diverged"
-        return "completed" if self.epoch >= self.epochs else "stopped"
+    def plain(self) -> dict[str, Any]:
+        """What the study keeps of it: metrics of layers are MLflow's business."""
+        metrics = {key: value for key, value in self.metrics.items() if "/" not in key}
+        return {"status": self.status, "metrics": metrics, "error": self.error, "restarts": self.restarts}
 
 
-_NUMBERS = ("objective", "epoch", "diverged", "fit_seconds", "lr", "images_per_second", "epoch_seconds")
+@dataclass(kw_only=True)
+class Point:
+    """A set of coefficients, or a baseline, and its trainings: as many as the sweep has seeds.
 
-
-def ranked(records: list[TrialRecord], mode: str) -> list[TrialRecord]:
-    """Searched trials from best to worst: those that ran to the end first, then by objective, then by validation loss.
-
-    An early-stopped trial's objective is that of a shorter training, so it never outranks a completed one.
+    Attributes:
+        label: its number, in the order in which points were suggested; the rule's name for a baseline.
+        values: the searched coefficients; empty for a baseline.
     """
-    sign = -1.0 if mode == "max" else 1.0
 
-    def key(record: TrialRecord) -> tuple[bool, bool, float, float]:
-        usable = record.status in ("completed", "stopped") and "objective" in record.metrics
-        objective = record.metrics.get("objective", 0.0)
-        return not usable, record.status != "completed", sign * objective, record.metrics.get("val_loss", float("inf"))
+    label: str
+    values: Mapping[str, Any]
+    baseline: bool
+    records: list[TrialRecord]
 
-    return sorted((record for record in records if not record.baseline), key=key)
+    @property
+    def status(self) -> Status:
+        """How it ended: as its trainings did, or as the worst of them."""
+        statuses = [record.status for record in self.records]
+        order: tuple[Status, ...] = ("diverged", "running", "interrupted", "stopped", "completed", *ENDED_BADLY)
+        return next((status for status in order if status in statuses), "running")
+
+    @property
+    def usable(self) -> list[TrialRecord]:
+        """The trainings that say how good the point is: those that ended well, if there are any."""
+        completed = [record for record in self.records if record.status == "completed"]
+        return completed or [record for record in self.records if record.status == "stopped"]
+
+    def mean(self, metric: str) -> float | None:
+        """Mean of a metric over the usable trainings; None if one of them lacks it, or there is none."""
+        values = [record.metrics.get(metric, math.nan) for record in self.usable]
+        return statistics.fmean(values) if values and all(map(math.isfinite, values)) else None
+
+    def deviation(self, metric: str) -> float | None:
+        """Standard deviation of a metric over the usable trainings; None for fewer than two."""
+        values = [record.metrics.get(metric, math.nan) for record in self.usable]
+        return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
+
+    def objectives(self, objectives: Sequence[Objective]) -> list[float] | None:
+        """What the search ranks by; None if that is not known."""
+        found = [self.mean(objective.metric) for objective in objectives]
+        return None if None in found else [value for value in found if value is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownTrial:
+    """A point that another sweep has tried. `metrics` is empty if it diverged."""
+
+    source: str
+    values: Mapping[str, Any]
+    metrics: Mapping[str, float]
+
+
+def ranked(points: Iterable[Point], objective: Objective) -> list[Point]:
+    """Searched points from best to worst: those that ran to the end first, then by objective, then by validation loss.
+
+    An early-stopped training's objective is that of a shorter one, so it never outranks a completed one.
+    """
+    sign = -1.0 if objective.mode == "max" else 1.0
+
+    def key(point: Point) -> tuple[bool, bool, float, float]:
+        value = point.mean(objective.metric) if point.status in ("completed", "stopped") else None
+        loss = point.mean("val_loss")
+        return (
+            value is None,
+            point.status != "completed",
+            0.0 if value is None else sign * value,
+            math.inf if loss is None else loss,
+        )
+
+    return sorted((point for point in points if not point.baseline), key=key)
+
+
+def best_point(points: Iterable[Point], objective: Objective) -> Point | None:
+    """The best searched point that trained; None if none did."""
+    first = next(iter(ranked(points, objective)), None)
+    return first if first is not None and first.mean(objective.metric) is not None and first.usable else None
+
+
+def pareto_front(points: Iterable[Point], objectives: Sequence[Objective]) -> list[Point]:
+    """The completed searched points that no other beats in one objective without losing in another."""
+    signs = [-1.0 if objective.mode == "max" else 1.0 for objective in objectives]
+    costs = {
+        point.label: (point, [sign * value for sign, value in zip(signs, values, strict=True)])
+        for point in points
+        if not point.baseline and point.status == "completed" and (values := point.objectives(objectives))
+    }
+
+    def beaten(own: list[float]) -> bool:
+        return any(other != own and all(map(float.__le__, other, own)) for _, other in costs.values())
+
+    return [point for point, own in costs.values() if not beaten(own)]

@@ -1,30 +1,34 @@
-"""What a person sees while a sweep runs: a table that lives on a terminal, a line a trial elsewhere."""
+"""What a person sees while a sweep runs: a table that lives on a terminal, a line a training elsewhere."""
 
 from __future__ import annotations
 
 import time
-from typing import Self
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from aln.search.plan import SweepPlan
-from aln.search.records import TrialRecord, ranked
+from aln.search.records import ENDED_BADLY, TrialRecord, best_point, ranked
+from aln.search.study import Study
 from aln.space import format_point, format_value
 
-_ROWS = 12
+# Lines of the terminal that the table's frame, its title and its head take.
+_FRAME = 6
 _REFRESH_SECONDS = 0.5
 
 
 class Screen:
-    """Shows the running trials, the baselines and the best of the rest; use as a context manager."""
+    """Shows running trainings, baselines, the best points and how long it takes; use as a context manager."""
 
-    def __init__(self, plan: SweepPlan, console: Console) -> None:
-        self._plan, self._console = plan, console
-        self._records: dict[str, TrialRecord] = {}
+    def __init__(self, plan: SweepPlan, study: Study, console: Console) -> None:
+        self._plan, self._study, self._console = plan, study, console
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._drawn = 0.0
+        self._drawn, self._began = 0.0, time.monotonic()
+        self._ended_before = self._ended()
 
     def __enter__(self) -> Self:
         if self._live:
@@ -36,8 +40,7 @@ class Screen:
             self._live.stop()
 
     def changed(self, record: TrialRecord) -> None:
-        """A trial has begun, reported or ended."""
-        self._records[record.label] = record
+        """A training has begun, reported or ended."""
         if self._live is None:
             if record.status != "running":
                 self._console.print(self._line(record), highlight=False, soft_wrap=True)
@@ -45,37 +48,98 @@ class Screen:
             self._live.update(self._table(), refresh=True)
             self._drawn = time.monotonic()
 
+    def _ended(self) -> int:
+        return sum(record.status != "running" for record in self._study.records.values())
+
+    def _total(self) -> int:
+        """Trainings that there will be, if no point is given up before it was repeated."""
+        points = self._study.points.values()
+        begun = sum(len(point.records) for point in points)
+        searched = sum(not point.baseline for point in points)
+        baselines = len(points) - searched
+        sweep = self._plan.sweep
+        return begun + sweep.seeds * (sweep.trials - searched + len(sweep.baselines) - baselines)
+
     def _line(self, record: TrialRecord) -> str:
-        ended = sum(r.status != "running" for r in self._records.values())
-        total = self._plan.sweep.trials + len(self._plan.sweep.baselines)
-        what = "baseline" if record.baseline else format_point(record.point)
-        score = self._score(record)
+        values = self._values(record)
+        what = format_point(values) if values else "baseline"
         error = f"  {record.error.strip().splitlines()[-1]}" if record.error else ""
-        return (
-            f"[{ended}/{total}] {record.label:>8}  {record.status:<9}  epoch {record.epoch:>3}  {score}  {what}{error}"
-        )
+        counts = f"[{self._ended()}/{self._total()}]"
+        return f"{counts} {record.label:>8}  {record.status:<9}  epoch {record.epoch:>3}  {self._score(record)}  {what}{error}"
+
+    def _values(self, record: TrialRecord) -> Mapping[str, Any]:
+        return self._study.points[record.of].values
 
     def _score(self, record: TrialRecord) -> str:
-        metric = self._plan.sweep.metric
+        metric = self._plan.sweep.objectives[0].metric
         return f"{metric} {record.metrics[metric]:.2f}" if metric in record.metrics else f"{metric} -"
 
     def _table(self) -> Table:
-        records = list(self._records.values())
-        running = [r for r in records if r.status == "running"]
-        baselines = [r for r in records if r.baseline and r not in running]
-        best = [r for r in ranked(records, self._plan.sweep.mode) if r.status != "running"]
-        ended = sum(r.status != "running" for r in records)
-        total = self._plan.sweep.trials + len(self._plan.sweep.baselines)
-        keys = list(self._plan.space.parameters)
-        table = Table(title=f"{self._plan.name}: {ended} of {total} trials", title_justify="left")
-        for column in ("trial", "status", "epoch", self._plan.sweep.metric, *keys):
+        records = list(self._study.records.values())
+        points = list(self._study.points.values())
+        running = [record for record in records if record.status == "running" and record.metrics]
+        baselines = [r for p in points if p.baseline for r in p.records if r.status != "running"]
+        best = [r for p in ranked(points, self._plan.sweep.objectives[0]) for r in p.records if r.status != "running"]
+        rows = max(1, self._console.height - _FRAME)
+        keys = self._fitting_keys()
+        table = Table(title=self._title(), title_justify="left")
+        for column in ("trial", "status", "epoch", self._plan.sweep.objectives[0].metric):
             table.add_column(column, justify="left" if column in ("trial", "status") else "right", no_wrap=True)
-        for record in running + baselines + best[: max(1, _ROWS - len(running) - len(baselines))]:
+        for key in keys:
+            table.add_column(_short(key), justify="right", no_wrap=True)
+        table.add_column("left", justify="right", no_wrap=True)
+        for record in (running + baselines + best)[:rows]:
+            values = self._values(record)
             table.add_row(
                 record.label,
                 record.status,
                 f"{record.epoch}/{record.epochs}",
                 self._score(record).split()[-1],
-                *(format_value(record.point[key]) if key in record.point else "" for key in keys),
+                *(format_value(values[key]) if key in values else "" for key in keys),
+                _left(record),
             )
         return table
+
+    def _fitting_keys(self) -> list[str]:
+        """As many of the searched parameters as the terminal has room for beside the other columns."""
+        room = self._console.width - 60
+        keys = []
+        for key in self._plan.space.parameters:
+            room -= max(len(_short(key)), 8) + 3
+            if room < 0:
+                break
+            keys.append(key)
+        return keys
+
+    def _title(self) -> str:
+        ended, total = self._ended(), self._total()
+        records = self._study.records.values()
+        parts = [f"{self._plan.name}: {ended} of {total} trainings"]
+        if best := best_point(self._study.points.values(), self._plan.sweep.objectives[0]):
+            objective = self._plan.sweep.objectives[0].metric
+            parts.append(f"best {objective} {best.mean(objective):.2f} (trial {best.label})")
+        if bad := sum(record.status in ENDED_BADLY for record in records):
+            parts.append(f"{bad} failed")
+        if diverged := sum(record.status == "diverged" for record in records):
+            parts.append(f"{diverged} diverged")
+        if done := ended - self._ended_before:
+            seconds = (time.monotonic() - self._began) / done * (total - ended)
+            parts.append(f"about {_duration(seconds)} left")
+        return ", ".join(parts)
+
+
+def _left(record: TrialRecord) -> str:
+    """How long the training goes on at the pace of its epochs so far."""
+    if record.status != "running" or not record.epoch:
+        return ""
+    return _duration(record.metrics["train_seconds"] / record.epoch * (record.epochs - record.epoch))
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _short(key: str) -> str:
+    """The last part of a key, which tells coefficients apart; two of a section's name."""
+    section, _, last = key.rpartition(".")
+    return f"{section}.{last}" if last == "name" else last

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import csv
+import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 
 from aln.build import build_model, load_data
 from aln.checkpoint_folder import CheckpointFolder
-from aln.config import dump, parse_run
+from aln.config import parse_run
 from aln.conversion import coverage
 from aln.job import Job
-from aln.preflight import make_folder
 from aln.report import draw_sweep
-from aln.search.listener import Listener
+from aln.search.bookkeeper import Bookkeeper
 from aln.search.plan import SweepPlan
-from aln.search.records import Status, TrialRecord, ranked
+from aln.search.records import KnownTrial, Point, Status, TrialRecord, best_point, pareto_front
 from aln.search.screen import Screen
+from aln.search.study import Study
 from aln.search.tuning import cluster, tune_trials
-from aln.space import format_point
+from aln.search.warm_start import known_trials
+from aln.space import RULE, format_point
+from aln.sweep_folder import SWEEP, SweepFolder
 from aln.tracking import SPOOL, TrackedRun, Tracker
 
 
@@ -31,101 +36,97 @@ class SweepOutcome:
     """What a sweep found. `best` is None if no searched trial trained at all.
 
     Attributes:
-        records: every trial, baselines included.
-        test_top1: test accuracy in percent, by label, of the best trial and the baselines.
+        points: every point, baselines included.
+        front: those that no other beats in all objectives; empty for one objective.
+        test_top1: test accuracy in percent, by the label of each training of the best point and of the baselines.
+        ended: which budget ended the sweep, in words; nothing if it ended with its last trial.
         interrupted: whether trials are missing because somebody stopped the sweep.
-        seconds: the whole sweep's time.
+        seconds: this process's time.
         training_share: part of the slots' time that went into training and evaluating.
     """
 
-    best: TrialRecord | None
-    records: Sequence[TrialRecord]
+    best: Point | None
+    points: Sequence[Point]
+    front: Sequence[Point]
     test_top1: dict[str, float]
+    ended: str
     interrupted: bool
     tracker: Tracker
     seconds: float
     training_share: float
 
 
-def run_sweep(plan: SweepPlan, console: Console, began: float | None = None) -> SweepOutcome:
-    """Runs the plan. `began` is the `time.perf_counter` from which the sweep's time is counted.
+def run_sweep(plan: SweepPlan, console: Console, began: float | None = None, *, resume: bool = False) -> SweepOutcome:
+    """Runs the plan, or what is left of it. `began` is the `time.perf_counter` from which its time is counted.
 
-    Raises `SweepError` if no trial can be placed, `AlnError` if the recipe cannot be built, the folder not be written
-    or MLflow not be reached; nothing is left behind then.
+    Raises `SweepError` if no trial can be placed or another process runs the sweep, `AlnError` if the recipe cannot be
+    built, the folder not be written or MLflow not be reached; nothing is left behind then.
     """
     began = time.perf_counter() if began is None else began
-    # What cannot be built is refused before anything starts; on the CPU, since the driver may have no other device.
-    layers = coverage(build_model(plan.base, load_data(plan.base.data)))
-    console.print(f"{plan.base.model.name}: {layers}.", highlight=False)
-    with cluster(plan) as (where, concurrent):
+    model = build_model(plan.config(plan.example()), load_data(plan.base.data))
+    console.print(f"{plan.space.rule} on {plan.base.model.name}: {coverage(model)}.", highlight=False, soft_wrap=True)
+    folder = SweepFolder(str(plan.folder.parent), plan.folder.name)
+    with _terminated_as_interrupted(), cluster(plan) as (where, concurrent):
+        # Asked before the folder is made: a server that is not there leaves nothing behind.
         tracker = Tracker(plan.sweep.experiment, spool=plan.folder / SPOOL)
-        make_folder(plan.folder)
-        console.print(f"Running on {where}: {concurrent} trials at once.", highlight=False)
-        parent = tracker.run(plan.name, {"sweep": plan.name, "kind": "sweep"}, fresh=True)
-        screen = Screen(plan, console)
-        listener = Listener(plan.name, tracker, parent, screen.changed)
-        status: Status = "failed"
-        try:
-            _describe(plan, parent)
-            with screen:
-                tune_trials(plan, concurrent, listener)
-            outcome = _conclude(plan, tracker, parent, listener, concurrent, began)
-            status = "interrupted" if outcome.interrupted else "completed" if outcome.best else "failed"
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        finally:
-            listener.interrupt()
-            parent.finish(status)
-            if missing := tracker.close():
-                console.print(missing, highlight=False, soft_wrap=True)
-    return outcome
+        known = [] if resume else known_trials(plan, tracker)
+        if not resume:
+            folder.begin(plan.sweep, plan.space)
+        with folder.taken():
+            console.print(f"Running on {where}: {concurrent} trials at once.", highlight=False, soft_wrap=True)
+            return _run(plan, console, began, tracker, folder, concurrent, resume, known)
 
 
-def _describe(plan: SweepPlan, parent: TrackedRun) -> None:
-    """What the sweep is, in its folder and on its run."""
-    parent.describe(plan.base)
-    parent.tag(rule=plan.space.rule, space=plan.space.name)
-    path = plan.folder / "sweep.yaml"
-    path.write_text(dump(plan.sweep.model_dump(mode="json")), encoding="utf-8")
-    parent.artifact(path)
-
-
-def _conclude(
+def _run(
     plan: SweepPlan,
-    tracker: Tracker,
-    parent: TrackedRun,
-    listener: Listener,
-    concurrent: int,
+    console: Console,
     began: float,
+    tracker: Tracker,
+    folder: SweepFolder,
+    concurrent: int,
+    resume: bool,
+    known: Sequence[KnownTrial],
 ) -> SweepOutcome:
-    """Tests the best trial and the baselines, draws, and writes what was found."""
-    records = list(listener.records.values())
-    planned = plan.sweep.trials + len(plan.sweep.baselines)
-    interrupted = len(records) < planned or any(record.status == "running" for record in records)
-    listener.interrupt()
-    best = next((r for r in ranked(records, plan.sweep.mode) if r.status in ("completed", "stopped")), None)
-    tested = _test(plan, [r for r in records if r.baseline or r is best])
-    for record in records:
-        if record.label in tested:
-            listener.run_of(record).summarise({"test_top1": tested[record.label]})
-    parent.artifact(_write_trials(plan, records, tested))
-    if best is not None:
-        parent.summarise({f"best_{plan.sweep.metric}": best.metrics[plan.sweep.metric]})
-        parent.summarise({f"test_top1/{label}": value for label, value in tested.items()})
-        parent.artifact(_write_best(plan, best))
-        parent.note(f"Best trial **{best.label}**: {format_point(best.point)}")
-    tracker.drain()
-    runs, folder = tracker.trials(parent), plan.folder / "plots"
-    for file in draw_sweep(runs, tracker, plan.space, plan.sweep.metric, plan.sweep.mode, folder):
-        parent.artifact(file, "plots")
-    seconds = time.perf_counter() - began
-    share = sum(r.metrics.get("fit_seconds", 0.0) for r in records) / (concurrent * seconds)
-    parent.summarise({"sweep_seconds": seconds, "training_share": share})
+    study = Study(plan)
+    for source, taken in study.learn(known).items():
+        console.print(f"{taken} trials of {source} fit this search space and are known to the sampler.", highlight=False)
+    trained_before = study.trained
+    parent = tracker.run(plan.name, {"sweep": plan.name, "kind": "sweep", "sweep_id": study.identity})
+    screen = Screen(plan, study, console)
+    bookkeeper = Bookkeeper(plan, study, tracker, parent, screen.changed)
+    status: Status = "failed"
+    try:
+        if resume:
+            folder.describe(plan.sweep)
+            _say_what_is_there(study, folder, parent, console)
+        _describe(plan, parent)
+        if not bookkeeper.finished:
+            with screen:
+                tune_trials(plan, concurrent, bookkeeper)
+        ended = study.over()
+        interrupted = not ended and not study.complete
+        bookkeeper.interrupt()
+        best, front, tested = _conclude(plan, study, tracker, parent, bookkeeper)
+        seconds = time.perf_counter() - began
+        share = (study.trained - trained_before) / (concurrent * seconds)
+        if share:
+            parent.summarise({"sweep_seconds": seconds, "training_share": share})
+        status = "interrupted" if interrupted else "completed" if best else "failed"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        bookkeeper.interrupt()
+        study.close()
+        parent.finish(status)
+        if missing := tracker.close():
+            console.print(missing, highlight=False, soft_wrap=True)
     return SweepOutcome(
         best=best,
-        records=records,
+        points=list(study.points.values()),
+        front=front,
         test_top1=tested,
+        ended=ended,
         interrupted=interrupted,
         tracker=tracker,
         seconds=seconds,
@@ -133,37 +134,108 @@ def _conclude(
     )
 
 
-def _test(plan: SweepPlan, records: Sequence[TrialRecord]) -> dict[str, float]:
-    """Test top-1 in percent of each trial's last checkpoint, by label. Nothing before sees the test split."""
-    tested = {}
+def _say_what_is_there(study: Study, folder: SweepFolder, parent: TrackedRun, console: Console) -> None:
+    """What a resumed sweep finds, and what of the code is no longer what its first trials ran on."""
+    ended = sum(record.status != "running" for record in study.records.values())
+    going = len(study.records) - ended
+    again = f", {going} go on from their checkpoints" if going else ""
+    console.print(f"{ended} of its trainings have ended{again}.", highlight=False, soft_wrap=True)
+    if changed := folder.changed_code():
+        named = ", ".join(changed[:6]) + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
+        console.print(f"Code has changed since the sweep began: {named}.", highlight=False, soft_wrap=True)
+        parent.tag(code_changed=named)
+
+
+def _describe(plan: SweepPlan, parent: TrackedRun) -> None:
+    """What the sweep is, on its run."""
+    parent.describe(plan.base)
+    parent.tag(rule=plan.space.rule, space=plan.space.name)
+    parent.artifact(plan.folder / SWEEP)
+
+
+def _conclude(
+    plan: SweepPlan, study: Study, tracker: Tracker, parent: TrackedRun, bookkeeper: Bookkeeper
+) -> tuple[Point | None, list[Point], dict[str, float]]:
+    """Tests the best point and the baselines, draws, and writes what was found: the best, the front, the tests."""
+    points, objectives = list(study.points.values()), plan.sweep.objectives
+    best = best_point(points, objectives[0])
+    front = pareto_front(points, objectives) if len(objectives) > 1 else []
+    chosen = [point for point in points if point.baseline or point is best or point in front]
+    tested = _test(plan, study, bookkeeper, [record for point in chosen for record in point.records])
+    parent.artifact(_write_trials(plan, points, tested))
+    if best is not None:
+        for objective in objectives:
+            value = best.mean(objective.metric)
+            parent.summarise({} if value is None else {f"best_{objective.metric}": value})
+        parent.summarise({f"test_top1/{label}": value for label, value in tested.items()})
+        parent.artifact(_write_best(plan, bookkeeper, best.usable[0]))
+        parent.note(f"Best trial **{best.label}**: {format_point(best.values)}")
+    tracker.drain()
+    runs, folder = tracker.trials(parent), plan.folder / "plots"
+    for file in draw_sweep(runs, tracker, plan.space, objectives[0].metric, objectives[0].mode, folder):
+        parent.artifact(file, "plots")
+    return best, front, tested
+
+
+def _test(
+    plan: SweepPlan, study: Study, bookkeeper: Bookkeeper, records: Sequence[TrialRecord]
+) -> dict[str, float]:
+    """Test top-1 in percent of each training's last checkpoint, by label. Nothing before sees the test split.
+
+    What an earlier process has tested is not tested again, and logged at the same time, which MLflow keeps once.
+    """
+    tested, notes = {}, study.notes()
     for record in records:
-        checkpoints = CheckpointFolder(plan.checkpoints(record.label))
-        if checkpoints.newest() is None:
-            continue
-        # On whatever device the driver has; a checkpoint does not mind.
-        config = parse_run({**record.content, "compute": {**record.content.get("compute", {}), "device": "auto"}})
-        tested[record.label] = Job(config, checkpoints).test().top1
+        known = notes.get(f"test/{record.label}")
+        if known is None or known["epoch"] != record.epoch:
+            checkpoints = CheckpointFolder(plan.checkpoints(record.label))
+            if checkpoints.newest() is None:
+                continue
+            content = bookkeeper.content(record)
+            # On whatever device the driver has; a checkpoint does not mind.
+            config = parse_run({**content, "compute": {**content["compute"], "device": "auto"}})
+            top1 = Job(config, checkpoints).test().top1
+            known = {"top1": top1, "epoch": record.epoch, "time": int(time.time() * 1000)}
+            study.note(f"test/{record.label}", known)
+        bookkeeper.run_of(record).summarise({"test_top1": known["top1"]}, known["time"])
+        tested[record.label] = known["top1"]
     return tested
 
 
-def _write_best(plan: SweepPlan, best: TrialRecord) -> Path:
-    """Writes the configuration that repeats the best trial."""
+def _write_best(plan: SweepPlan, bookkeeper: Bookkeeper, best: TrialRecord) -> Path:
+    """Writes the configuration that repeats the best training."""
     path = plan.folder / "best.yaml"
-    path.write_text(parse_run(best.content).to_yaml(), encoding="utf-8")
+    path.write_text(parse_run(bookkeeper.content(best)).to_yaml(), encoding="utf-8")
     return path
 
 
-def _write_trials(plan: SweepPlan, records: Sequence[TrialRecord], tested: Mapping[str, float]) -> Path:
-    """Writes one line a trial: how it ended, what it reached, and what was searched."""
+def _write_trials(plan: SweepPlan, points: Sequence[Point], tested: Mapping[str, float]) -> Path:
+    """Writes one line a training: how it ended, what it reached, and what was searched."""
     path = plan.folder / "trials.csv"
-    metrics = ("val_top1", "val_top5", "val_loss", "train_loss")
+    metrics = ("val_top1", "val_top5", "val_loss", "train_loss", "train_seconds")
+    keys = [key for key in plan.space.parameters if key != RULE]
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["trial", "rule", "status", "epochs", *metrics, "test_top1", *plan.space.parameters])
-        for record in records:
-            rule = record.label if record.baseline else plan.space.rule
-            numbers = [record.metrics.get(metric, "") for metric in metrics]
-            point = [record.point.get(key, "") for key in plan.space.parameters]
-            test = tested.get(record.label, "")
-            table.writerow([record.label, rule, record.status, record.epoch, *numbers, test, *point])
+        table.writerow(["trial", "rule", "seed", "status", "epochs", *metrics, "test_top1", *keys])
+        for point in points:
+            rule = point.label if point.baseline else point.values.get(RULE, plan.space.rule)
+            for record in point.records:
+                numbers = [record.metrics.get(metric, "") for metric in metrics]
+                searched = [point.values.get(key, "") for key in keys]
+                test, seed = tested.get(record.label, ""), plan.base.seed + record.repetition
+                table.writerow([record.label, rule, seed, record.status, record.epoch, *numbers, test, *searched])
     return path
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Lets SIGTERM end a sweep as Ctrl-C does: Ray Tune stops at once on the one and in good order on the other."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

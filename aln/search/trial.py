@@ -1,32 +1,48 @@
-"""One trial, inside a reused Tune actor: the same `fit` as everywhere, reporting after each epoch."""
+"""One training of a sweep, inside a reused Tune actor: the same `fit` as everywhere, reporting after each epoch."""
 
 from __future__ import annotations
 
-import sys
-import time
+import traceback
 from typing import Any
 
 from ray import tune
 
 from aln.config import parse_run
+from aln.errors import AlnError
 from aln.job import Job, checkpoints_of
-
-# What a diverged trial is ranked by. Finite, because Optuna drops values that are not.
-_WORST = {"max": 0.0, "min": sys.float_info.max}
+from aln.search.stall import StallWatch
 
 
 def run_trial(assignment: dict[str, Any]) -> None:
     """Trains what `assignment["run"]` describes, from the newest checkpoint in `assignment["checkpoints"]` on.
 
-    Reports `EpochResult.metrics()` with `epoch`, `diverged`, `objective` (what the search ranks by) and `fit_seconds`
-    (time spent in training and evaluation so far).
+    Reports `metrics` after each epoch (`EpochResult.metrics()` with `epoch` and `diverged`), and at the end `status` and
+    `error`.
+    The driver ends a training in the midst of a report. An error is reported, not raised: the process is sound, and the
+    next training has it.
     """
+    with StallWatch(assignment["stall_timeout"], lambda stacks: _end("timed out", stacks)) as watch:
+        try:
+            status = _train(assignment, watch)
+        except AlnError as error:
+            _end("failed", f"{error}\n\n{traceback.format_exc()}")
+        except Exception:
+            _end("failed", traceback.format_exc())
+        else:
+            _end(status)
+
+
+def _train(assignment: dict[str, Any], watch: StallWatch) -> str:
     config = parse_run(assignment["run"])
     job = Job(config, checkpoints_of(config, assignment["checkpoints"]))
-    fit_seconds, began = 0.0, time.perf_counter()
-    for result in job.train():
-        fit_seconds += time.perf_counter() - began
-        metrics: dict[str, Any] = dict(result.metrics())
-        metrics["objective"] = _WORST[assignment["mode"]] if result.diverged else metrics[assignment["metric"]]
-        tune.report(metrics | {"epoch": result.epoch, "diverged": result.diverged, "fit_seconds": fit_seconds})
-        began = time.perf_counter()
+    for result in job.train(on_step=watch.moved):
+        with watch.paused():  # the driver may be busy
+            numbers = {"epoch": float(result.epoch), "diverged": float(result.diverged)}
+            tune.report({"metrics": result.metrics() | numbers})
+        if result.diverged:
+            return "diverged"
+    return "completed"
+
+
+def _end(status: str, error: str = "") -> None:
+    tune.report({"status": status, "error": error})

@@ -1,93 +1,103 @@
-"""Ray Tune and Optuna: suggest, pack, stop early. The one place that knows either of them."""
+"""Ray Tune: places trainings, reuses and replaces their processes. What to train and when to stop the bookkeeper says."""
 
 from __future__ import annotations
 
 import logging
-import pickle
-import warnings
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import optuna
 from ray import tune
-from ray.tune import Callback, ResultGrid
+from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from aln.cluster import joined_cluster
-from aln.config import SweepConfig
 from aln.errors import SweepError
+from aln.search.bookkeeper import Bookkeeper
 from aln.search.plan import SweepPlan, slots
 from aln.search.trial import run_trial
-from aln.space import Parameter, Range
+
+# Tune's own files, which nobody reads: what it would resume from is not what a sweep resumes from.
+_SCRATCH = ".tune"
+_SETTINGS = {"TUNE_GLOBAL_CHECKPOINT_S": "86400"}
 
 
-class BaselinesFirst(Searcher):
-    """Suggests the baselines, then the points that Optuna suggests; Optuna hears of its own points alone.
+class _Here:
+    """Stays in this process, wherever Tune pickles or copies it."""
 
-    Every assignment carries `label`, `baseline`, `point`, `run` (the run's content), `checkpoints` (where they go),
-    `metric` and `mode`.
-    """
+    def __init__(self, bookkeeper: Bookkeeper) -> None:
+        self._bookkeeper = bookkeeper
 
-    def __init__(self, plan: SweepPlan) -> None:
-        super().__init__(metric="objective", mode=plan.sweep.mode)
-        self._plan = plan
-        self._waiting = list(plan.baselines())
-        self._baselines: set[str] = set()
-        self._suggested = 0
-        self._optuna = OptunaSearch(
-            space={key: _distribution(parameter) for key, parameter in plan.space.parameters.items()},
-            metric="objective",
-            mode=plan.sweep.mode,
-            sampler=_sampler(plan.sweep),
-        )
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if self._waiting:
-            rule, content = self._waiting.pop(0)
-            self._baselines.add(trial_id)
-            return self._assignment(rule, {}, content, baseline=True)
-        # A point's keys are dotted and stay so: OptunaSearch nests only at slashes.
-        point = self._optuna.suggest(trial_id)
-        assert isinstance(point, dict)
-        label, self._suggested = f"{self._suggested:03d}", self._suggested + 1
-        return self._assignment(label, point, self._plan.content(point), baseline=False)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
-    def _assignment(self, label: str, point: dict[str, Any], content: dict[str, Any], baseline: bool) -> dict[str, Any]:
-        sweep, checkpoints = self._plan.sweep, self._plan.checkpoints(label)
-        common = {"metric": sweep.metric, "mode": sweep.mode, "checkpoints": checkpoints}
-        return {"label": label, "baseline": baseline, "point": point, "run": content, **common}
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if trial_id not in self._baselines:
-            self._optuna.on_trial_result(trial_id, result)
+class _Suggestions(_Here, Searcher):
+    """What Tune asks for the next training."""
+
+    def __init__(self, bookkeeper: Bookkeeper) -> None:
+        Searcher.__init__(self)
+        _Here.__init__(self, bookkeeper)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        assignment = self._bookkeeper.next()
+        return Searcher.FINISHED if assignment is None and self._bookkeeper.finished else assignment
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if trial_id not in self._baselines:
-            self._optuna.on_trial_complete(trial_id, result, error)
+        pass
 
     def save(self, checkpoint_path: str) -> None:
-        Path(checkpoint_path).write_bytes(pickle.dumps(self.__dict__))
+        Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
-        self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))  # noqa: S301 (written by `save`)
+        raise NotImplementedError
 
 
-class ASHAWithoutBaselines(ASHAScheduler):
-    """ASHA that neither stops a baseline nor ranks trials against one: both are compared at full length."""
+class _Verdicts(_Here, Stopper):
+    """What Tune asks whether a training, or all of them, are to stop."""
 
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        judged = not trial.config["baseline"]
-        action: str = super().on_trial_result(tune_controller, trial, result) if judged else TrialScheduler.CONTINUE
-        return action
+    def __init__(self, bookkeeper: Bookkeeper, labels: dict[str, str]) -> None:
+        super().__init__(bookkeeper)
+        self._labels = labels
 
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        if not trial.config["baseline"]:
-            super().on_trial_complete(tune_controller, trial, result)
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self._bookkeeper.reported(self._labels[trial_id], result)
+
+    def stop_all(self) -> bool:
+        return self._bookkeeper.over()
+
+
+class _Watch(_Here, Callback):
+    """What Tune tells of processes."""
+
+    def __init__(self, bookkeeper: Bookkeeper, labels: dict[str, str]) -> None:
+        super().__init__(bookkeeper)
+        self._labels = labels
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._labels[trial.trial_id] = trial.config["label"]
+        self._bookkeeper.began(trial.config["label"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        # Restarts are counted from the last progress on: on machines that come and go a long training has many.
+        trial.run_metadata.num_failures = 0
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._bookkeeper.lost(trial.config["label"])
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        # `trial.get_error` reads the storage, where the file arrives later.
+        text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "no traceback"
+        self._bookkeeper.gave_up(trial.config["label"], text)
 
 
 @contextmanager
@@ -99,6 +109,8 @@ def cluster(plan: SweepPlan) -> Iterator[tuple[str, int]]:
     """
     # Tune prints every trial's traceback; ours are in the trial's run and folder.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     with joined_cluster() as here:
         fits = slots(plan.base.resources, here.cpus, here.gpus)
         if fits < 1:
@@ -107,17 +119,17 @@ def cluster(plan: SweepPlan) -> Iterator[tuple[str, int]]:
         yield f"{here.where} with {here.has}", min(fits, plan.sweep.max_concurrent or fits)
 
 
-def tune_trials(plan: SweepPlan, concurrent: int, callback: Callback) -> ResultGrid:
-    """Runs the baselines and `plan.sweep.trials` suggested trials. Failed trials do not end it."""
+def tune_trials(plan: SweepPlan, concurrent: int, bookkeeper: Bookkeeper) -> None:
+    """Trains what the bookkeeper says, so many at once, until it has nothing more or the process is interrupted."""
     resources = {"cpu": plan.base.resources.cpus, "gpu": plan.base.resources.gpus}
+    labels: dict[str, str] = {}
+    scratch = plan.folder / _SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
         tune.with_resources(run_trial, resources),
         tune_config=tune.TuneConfig(
-            metric="objective",
-            mode=plan.sweep.mode,
-            search_alg=BaselinesFirst(plan),
-            scheduler=_scheduler(plan),
-            num_samples=plan.sweep.trials + len(plan.sweep.baselines),
+            search_alg=_Suggestions(bookkeeper),
+            num_samples=-1,
             max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_name_creator=_trial_name,
@@ -125,50 +137,18 @@ def tune_trials(plan: SweepPlan, concurrent: int, callback: Callback) -> ResultG
         ),
         run_config=tune.RunConfig(
             name="trials",
-            storage_path=str(plan.folder),
-            callbacks=[callback],
+            storage_path=str(scratch),
+            stop=_Verdicts(bookkeeper, labels),
+            callbacks=[_Watch(bookkeeper, labels)],
+            failure_config=tune.FailureConfig(max_failures=plan.sweep.restarts),
             verbose=0,
         ),
     )
-    return tuner.fit()
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _trial_name(trial: Trial) -> str:
     return f"{trial.config['label']}"
-
-
-def _scheduler(plan: SweepPlan) -> TrialScheduler:
-    """The scheduler asked for; one that cannot stop anything within the run's epochs is none at all."""
-    scheduler, epochs = plan.sweep.scheduler, plan.base.epochs
-    if scheduler.name == "none" or scheduler.grace >= epochs:
-        return FIFOScheduler()
-    return ASHAWithoutBaselines(
-        time_attr="epoch",
-        max_t=epochs,
-        grace_period=scheduler.grace,
-        reduction_factor=scheduler.reduction,
-        stop_last_trials=False,
-    )
-
-
-def _sampler(sweep: SweepConfig) -> optuna.samplers.BaseSampler:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if sweep.sampler.name == "random":
-        return optuna.samplers.RandomSampler(seed=sweep.sampler.seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # Multivariate: coefficients work together. Constant liar: trials in flight repel the next suggestion.
-        return optuna.samplers.TPESampler(
-            seed=sweep.sampler.seed, n_startup_trials=sweep.sampler.startup, multivariate=True, constant_liar=True
-        )
-
-
-def _distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
-    if not isinstance(parameter, Range):
-        return optuna.distributions.CategoricalDistribution(parameter.values)
-    if parameter.integer:
-        low, high, step = int(parameter.min), int(parameter.max), int(parameter.step or 1)
-        return optuna.distributions.IntDistribution(low, high, log=parameter.log, step=step)
-    return optuna.distributions.FloatDistribution(
-        float(parameter.min), float(parameter.max), log=parameter.log, step=parameter.step
-    )

@@ -216,9 +216,9 @@ class TrackedRun:
         """Logs an epoch's numbers."""
         self._spool.add(self.key, "metrics", {"values": dict(metrics), "epoch": epoch, "time": _now()})
 
-    def summarise(self, metrics: Mapping[str, float]) -> None:
-        """Logs numbers of the run as a whole."""
-        self._spool.add(self.key, "metrics", {"values": dict(metrics), "epoch": None, "time": _now()})
+    def summarise(self, metrics: Mapping[str, float], at: int | None = None) -> None:
+        """Logs numbers of the run as a whole. Said again with the same time `at` (ms since 1970) they are kept once."""
+        self._spool.add(self.key, "metrics", {"values": dict(metrics), "epoch": None, "time": at or _now()})
 
     def text(self, text: str, name: str) -> None:
         """Stores a text as an artifact."""

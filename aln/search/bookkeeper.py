@@ -1,0 +1,136 @@
+"""What happens in a sweep, written down in the right order: MLflow's spool, the study, the screen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aln.config import parse_run
+from aln.errors import ConfigError
+from aln.search.plan import SweepPlan
+from aln.search.records import Status, TrialRecord
+from aln.search.study import Study
+from aln.tracking import TrackedRun, Tracker
+
+
+class Bookkeeper:
+    """Hears of every training of a sweep, in the driver: the embedded store of MLflow has one writer.
+
+    An epoch is on disk when `reported` returns, and only then does its training save the checkpoint that holds it. So a
+    training that goes on from a checkpoint has told of every epoch before.
+
+    Args:
+        changed: hears of a training that has begun, reported or ended.
+    """
+
+    def __init__(
+        self,
+        plan: SweepPlan,
+        study: Study,
+        tracker: Tracker,
+        parent: TrackedRun,
+        changed: Callable[[TrialRecord], None],
+    ) -> None:
+        self._plan, self._study, self._tracker, self._parent, self._changed = plan, study, tracker, parent, changed
+        self._runs: dict[str, TrackedRun] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will begin any more."""
+        return self._study.exhausted or bool(self._study.over())
+
+    def over(self) -> bool:
+        """Whether a budget is spent, so that all is to stop."""
+        return bool(self._study.over())
+
+    def next(self) -> dict[str, Any] | None:
+        """What is to be trained next, for `run_trial`; None if there is nothing at the moment."""
+        record = None if self._study.over() else self._study.next()
+        if record is None:
+            return None
+        return {
+            "label": record.label,
+            "run": self.content(record),
+            "checkpoints": self._plan.checkpoints(record.label),
+            "stall_timeout": self._plan.sweep.stall_timeout,
+        }
+
+    def content(self, record: TrialRecord) -> dict[str, Any]:
+        """The run that a record is of."""
+        point = self._study.points[record.of]
+        if point.baseline:
+            return self._plan.baseline(point.label, record.repetition)
+        return self._plan.content(point.values, record.repetition)
+
+    def run_of(self, record: TrialRecord) -> TrackedRun:
+        """The MLflow run of a training: the one that it has had before, whatever process began it."""
+        if record.label not in self._runs:
+            point = self._study.points[record.of]
+            kind = "baseline" if point.baseline else "searched"
+            tags = {"sweep": self._plan.name, "trial": record.label, "kind": kind}
+            self._runs[record.label] = self._tracker.run(record.label, tags, self._parent)
+        return self._runs[record.label]
+
+    def began(self, label: str) -> None:
+        """A training begins or goes on, in a process of its own."""
+        record = self._study.records[label]
+        run = self.run_of(record)
+        run.tag(
+            point=json.dumps(self._study.points[record.of].values),
+            checkpoints=self._plan.checkpoints(label),
+            repetition=str(record.repetition),
+        )
+        try:
+            run.describe(parse_run(self.content(record)))
+        except ConfigError:  # settings that are legal one by one and not together: the training itself will say so
+            pass
+        self._changed(record)
+
+    def reported(self, label: str, result: Mapping[str, Any]) -> bool:
+        """An epoch's `metrics`, or `status` and `error` at the end; says whether its process is to turn to the next."""
+        record = self._study.records[label]
+        if record.status != "running":
+            return True
+        if "status" in result:
+            self._end(record, result["status"], result["error"])
+            return True
+        metrics = result["metrics"]
+        if record.update(metrics):
+            self.run_of(record).log({**metrics, "train_seconds": record.metrics["train_seconds"]}, record.epoch)
+            if self._study.report(record):
+                self._end(record, "stopped")
+                return True
+            self._changed(record)
+        return False
+
+    def lost(self, label: str) -> None:
+        """A training's process died; another goes on from its last checkpoint."""
+        record = self._study.records[label]
+        record.restarts += 1
+        self._changed(record)
+
+    def gave_up(self, label: str, reason: str) -> None:
+        """A training's process died too often."""
+        record = self._study.records[label]
+        if record.status == "running":
+            self.run_of(record)
+            self._end(record, "failed", f"its process died {record.restarts + 1} times, the last time so:\n{reason}")
+
+    def interrupt(self) -> None:
+        """What runs is not going on for now. The study has it as running, so that it is resumed; MLflow has not."""
+        for record in self._study.records.values():
+            if record.status == "running" and record.label in self._runs:
+                record.status = "interrupted"
+                self._runs[record.label].finish("interrupted")
+                self._changed(record)
+
+    def _end(self, record: TrialRecord, status: Status, error: str = "") -> None:
+        run = self.run_of(record)
+        if error:
+            run.text(error, "error.txt")
+        if record.restarts:
+            run.tag(restarts=str(record.restarts))
+        run.finish(status)
+        self._study.end(record, status, error.strip()[-2000:])
+        self._changed(record)
