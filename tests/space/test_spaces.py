@@ -11,7 +11,7 @@ from aln.errors import ConfigError
 from aln.rules import RULES, RegularizedRule
 from aln.space import Choice, Range, SearchSpace, format_point, format_value, parse_space
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 OPTIONS = {field.name for field in dataclasses.fields(RegularizedRule)}
@@ -73,16 +73,16 @@ parameters:
   schedule.name: {values: [cosine, cosinus]}
 """
 EXPECTED = """\
-2: rules: unknown key; a search space has `rule` and `parameters`
+2: rules: unknown key; a search space has `rule`, `parameters`, `constraints` and `enqueue`
 4: rule.alpah: unknown key; did you mean 'rule.alpha'?
 5: rule.alpha: min 0.1 is not below max 1e-05
 6: rule.beta: min is 0.0, expected a number above 0 on a logarithmic scale
 7: rule.gamma: min is 'a', expected a number
 8: rule.input_distribution: values is [], expected a list that is not empty
-9: rule.input_stddev: is 3, expected {min, max[, log][, step]}, {values: […]} or {value: …}
+9: rule.input_stddev: is 3, expected {min, max[, log][, step]}, {values: […]}, {value: …} or {tie: …}
 10: epochs: log is 1, expected true or false
 11: batch_size: step is 0, expected a number above 0, and none on a logarithmic scale
-12: seed: has the keys ['min'], expected {min, max[, log][, step]}, {values: […]} or {value: …}
+12: seed: has the keys ['min'], expected {min, max[, log][, step]}, {values: […]}, {value: …} or {tie: …}
 13: label_smoothing: is 1.0: input should be less than 1
 14: model.width: is 'wide': input should be a valid integer
 15: schedule.name: unknown schedule 'cosinus'; did you mean 'cosine'? (known: constant, cosine, step)"""
