@@ -30,7 +30,7 @@ def fingerprint() -> dict[str, str]:
     for module in list(sys.modules.values()):
         path = Path(getattr(module, "__file__", None) or "/").resolve()
         own = path.is_relative_to(here) and not path.is_relative_to(environment) and not path.is_relative_to(package)
-        if own and path.suffix == ".py":
+        if own and path.suffix == ".py" and path.is_file():  # torch names files that are not there
             found[str(path.relative_to(here))] = _hash(path)
     return found
 

@@ -79,6 +79,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
             folder.begin(config)
         folder.local.mkdir(parents=True, exist_ok=True)
         tracked = tracker.run(name, {"kind": "run", "run": name}, fresh=begun is None)
+        tracked.begin()
         tracked.describe(config)
         tracked.tag(checkpoints=folder.checkpoints)
         status = "failed"

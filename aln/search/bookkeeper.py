@@ -76,6 +76,7 @@ class Bookkeeper:
         """A training begins or goes on, in a process of its own."""
         record = self._study.records[label]
         run = self.run_of(record)
+        run.begin()
         run.tag(
             point=json.dumps(self._study.points[record.of].values),
             checkpoints=self._plan.checkpoints(label),

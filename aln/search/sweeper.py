@@ -148,6 +148,7 @@ def _say_what_is_there(study: Study, folder: SweepFolder, parent: TrackedRun, co
 
 def _describe(plan: SweepPlan, parent: TrackedRun) -> None:
     """What the sweep is, on its run."""
+    parent.begin()
     parent.describe(plan.base)
     parent.tag(rule=plan.space.rule, space=plan.space.name)
     parent.artifact(plan.folder / SWEEP)

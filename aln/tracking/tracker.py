@@ -195,6 +195,10 @@ class TrackedRun:
         """MLflow's id; None until something was written to the run (`Tracker.drain` waits for that)."""
         return self._writer.run_id(self.key)
 
+    def begin(self) -> None:
+        """The run is going on, though it may have ended before."""
+        self._spool.add(self.key, "begin", {})
+
     def note(self, markdown: str) -> None:
         """Sets the description that MLflow shows at the head of the run."""
         self.tag(**{MLFLOW_RUN_NOTE: markdown})

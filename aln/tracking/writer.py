@@ -134,8 +134,6 @@ class Writer:
             run_id: str = found[0].info.run_id
             marks = self._client.get_metric_history(run_id, EPOCH_MARK) if found[0].data.metrics else []
             known = _Known(run_id, max((mark.step for mark in marks), default=-1), set(found[0].data.params))
-            if found[0].info.status != "RUNNING":
-                self._client.update_run(run_id, status="RUNNING")
         else:
             made = self._client.create_run(
                 self._experiment_id, start_time=identity["began"], tags={**tags, **identity["extra"]}
@@ -171,9 +169,11 @@ class Writer:
         known.params |= params.keys()
 
     def _act(self, known: _Known, entry: Entry) -> None:
-        """Artifacts, and the run's end."""
+        """Artifacts, and the run's beginning and end."""
         content = entry.content
-        if entry.kind == "text":
+        if entry.kind == "begin":
+            self._client.update_run(known.run_id, status="RUNNING")
+        elif entry.kind == "text":
             self._client.log_text(known.run_id, content["text"], content["name"])
         elif entry.kind == "file":
             if not Path(content["path"]).exists():
