@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from aln.command import guarded, relative, runnable
-from aln.config import check_name, parse_sweep, read_document, with_settings
+from aln.config import Document, check_name, parse_sweep, read_document, sound_part, with_settings
 from aln.errors import ConfigError, Problem
-from aln.space import Range, format_point, format_value, parse_space
+from aln.space import Range, format_point, format_value, parse_space, sampler_problems
 
 if TYPE_CHECKING:
     from aln.search import SweepOutcome, SweepPlan
@@ -55,20 +55,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(options: argparse.Namespace, console: Console) -> int:
-    settings = [*options.set, *([] if options.trials is None else [f"trials={options.trials}"])]
     problems: list[Problem] = []
-    run: dict[str, Any] = {}
+    run: Any = None
+    sweep = space = None
     try:
-        document = with_settings(read_document(options.sweep or _default_sweep(options.space)), settings)
+        document = _sweep_document(options)
+        run = document.content.get("run")
         sweep, base = parse_sweep(document)
-        run = sweep.run
     except ConfigError as error:
         problems += error.problems
     try:
-        space = parse_space(read_document(options.space), run)
+        space = parse_space(read_document(options.space), sound_part(run, problems))
     except ConfigError as error:
         problems += error.problems
-    if problems:
+    if sweep and space:
+        problems += sampler_problems(sweep, space)
+    if problems or not sweep or not space:
         raise ConfigError(problems)
     storage = Path(sweep.storage).resolve()
     if options.name is None:
@@ -91,6 +93,17 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     outcome = run_sweep(plan, console, BEGAN)
     _show_outcome(plan, outcome, console)
     return 130 if outcome.interrupted else 0 if outcome.best else 1
+
+
+def _sweep_document(options: argparse.Namespace) -> Document:
+    """The sweep's file with what the command line changes in it."""
+    document = read_document(options.sweep or _default_sweep(options.space))
+    settings = list(options.set)
+    if options.trials is not None:
+        budget = document.content.get("budget")
+        key = "budget.trials" if isinstance(budget, dict) and "trials" in budget else "trials"
+        settings.append(f"{key}={options.trials}")
+    return with_settings(document, settings)
 
 
 def _unused(storage: Path, name: str) -> str:

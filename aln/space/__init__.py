@@ -20,6 +20,7 @@ from aln.space.constraints import Constraint
 from aln.space.grids import grid_problems
 from aln.space.parameters import Choice, Parameter, Range, Tie, format_point, format_value
 from aln.space.parsing import parse_space
+from aln.space.samplers import sampler_problems
 from aln.space.space import SearchSpace, holds
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "grid_problems",
     "holds",
     "parse_space",
+    "sampler_problems",
 ]
