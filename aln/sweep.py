@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from aln.command import guarded, relative, runnable
-from aln.config import Document, RunConfig, SweepConfig, check_name, flatten, parse_sweep, read_document, sampler_problems, with_settings
+from aln.config import Document, RunConfig, SweepConfig, check_name, flatten, parse_sweep, read_document, sound_part, with_settings
 from aln.errors import ConfigError, Problem
-from aln.space import Range, SearchSpace, format_point, format_value, parse_space
+from aln.space import Range, SearchSpace, format_point, format_value, parse_space, sampler_problems
 from aln.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(options: argparse.Namespace, console: Console) -> int:
-    settings = [*options.set, *([] if options.trials is None else [f"trials={options.trials}"])]
-    name, folder, sweep, base, space = _resumed(options, settings) if options.resume else _begun(options, settings)
+    name, folder, sweep, base, space = _resumed(options) if options.resume else _begun(options)
 
     # Ray, Optuna and MLflow take seconds to import: a mistake in a file should not wait for them.
     from aln.search import SweepPlan, run_sweep
@@ -80,14 +79,12 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     return 130 if outcome.interrupted else 0 if outcome.best else 1
 
 
-def _begun(
-    options: argparse.Namespace, settings: Sequence[str]
-) -> tuple[str, SweepFolder, SweepConfig, RunConfig, SearchSpace]:
+def _begun(options: argparse.Namespace) -> tuple[str, SweepFolder, SweepConfig, RunConfig, SearchSpace]:
     """A new sweep. Raises `ConfigError` with every problem of both its files."""
     if options.space is None:
         raise ConfigError([Problem(key="SPACE", message="is missing: a file of search_spaces, or --resume NAME")])
     source = options.sweep or _default_sweep(options.space)
-    sweep, base, space = _parsed(lambda: with_settings(read_document(source), settings), options.space)
+    sweep, base, space = _parsed(lambda: _changed(read_document(source), options), options.space)
     if options.name is None:
         name = _unused(Path(sweep.storage), f"{space.name}-{source.stem}-{datetime.now():%Y%m%d-%H%M%S}")
     else:
@@ -99,21 +96,18 @@ def _begun(
     return name, folder, sweep, base, space
 
 
-def _resumed(
-    options: argparse.Namespace, settings: Sequence[str]
-) -> tuple[str, SweepFolder, SweepConfig, RunConfig, SearchSpace]:
+def _resumed(options: argparse.Namespace) -> tuple[str, SweepFolder, SweepConfig, RunConfig, SearchSpace]:
     """The sweep called `--resume`, as it was described. Raises `ConfigError` naming each setting that differs."""
     name = check_name(options.resume, "--resume")
-    given = {} if options.sweep is None else read_document(options.sweep).content
-    storage = with_settings(Document(given), [s for s in settings if s.startswith("storage=")]).content
-    folder = SweepFolder(str(storage.get("storage", SweepConfig.model_fields["storage"].default)), name)
+    given = Document({}) if options.sweep is None else read_document(options.sweep)
+    storage = _changed(given, options).content.get("storage", SweepConfig.model_fields["storage"].default)
+    folder = SweepFolder(str(storage), name)
     described, space_document = folder.documents()
     before, _ = parse_sweep(described)
-    sweep, base = parse_sweep(with_settings(described, settings))
-    wanted = parse_sweep(with_settings(read_document(options.sweep), settings))[0] if options.sweep else sweep
+    sweep, base = parse_sweep(_changed(described if options.sweep is None else given, options))
     problems = [
         Problem(key=key, message=f"is {new!r}, but the sweep began with {old!r}; {_WHAT_MAY_CHANGE}")
-        for key, old, new in _differences(before, wanted)
+        for key, old, new in _differences(before, sweep)
     ]
     space = parse_space(space_document, sweep.run)
     if options.space is not None and parse_space(read_document(options.space), sweep.run).plain() != space.plain():
@@ -121,7 +115,17 @@ def _resumed(
         problems.append(Problem(key=str(options.space), message=message))
     if problems:
         raise ConfigError(problems)
-    return name, folder, wanted, base, space
+    return name, folder, sweep, base, space
+
+
+def _changed(document: Document, options: argparse.Namespace) -> Document:
+    """A sweep's file with what the command line changes in it."""
+    settings = list(options.set)
+    if options.trials is not None:
+        budget = document.content.get("budget")
+        key = "budget.trials" if isinstance(budget, dict) and "trials" in budget else "trials"
+        settings.append(f"{key}={options.trials}")
+    return with_settings(document, settings)
 
 
 _WHAT_MAY_CHANGE = f"a sweep that is resumed may change {', '.join(_CHANGEABLE[:-1])} and {_CHANGEABLE[-1]} alone"
@@ -129,7 +133,7 @@ _WHAT_MAY_CHANGE = f"a sweep that is resumed may change {', '.join(_CHANGEABLE[:
 
 def _differences(before: SweepConfig, now: SweepConfig) -> list[tuple[str, Any, Any]]:
     """Settings that differ and may not, under dotted keys, with both values."""
-    old, new = (dict(flatten(config.model_dump(mode="json"))) for config in (before, now))
+    old, new = (dict(flatten(config.plain())) for config in (before, now))
     return [
         (key, old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
@@ -137,24 +141,26 @@ def _differences(before: SweepConfig, now: SweepConfig) -> list[tuple[str, Any, 
     ]
 
 
-def _parsed(document: Callable[[], Document], space: Path) -> tuple[SweepConfig, RunConfig, SearchSpace]:
+def _parsed(sweep_file: Callable[[], Document], space_file: Path) -> tuple[SweepConfig, RunConfig, SearchSpace]:
     """Both files of a sweep. Raises `ConfigError` with the problems of both."""
     problems: list[Problem] = []
-    run: dict[str, Any] = {}
+    run: Any = None
+    sweep = space = None
     try:
-        sweep, base = parse_sweep(document())
-        run = sweep.run
+        document = sweep_file()
+        run = document.content.get("run")
+        sweep, base = parse_sweep(document)
     except ConfigError as error:
         problems += error.problems
     try:
-        parsed = parse_space(read_document(space), run)
+        space = parse_space(read_document(space_file), sound_part(run, problems))
     except ConfigError as error:
         problems += error.problems
-    if problems:
+    if sweep and space:
+        problems += sampler_problems(sweep, space)
+    if problems or not sweep or not space:
         raise ConfigError(problems)
-    if more := sampler_problems(sweep, parsed):
-        raise ConfigError(more)
-    return sweep, base, parsed
+    return sweep, base, space
 
 
 def _unused(storage: Path, name: str) -> str:

@@ -38,7 +38,7 @@ class SweepFolder:
 
     def describe(self, sweep: SweepConfig) -> None:
         """Describes how the sweep searches from now on."""
-        self._write(SWEEP, dump(sweep.model_dump(mode="json")))
+        self._write(SWEEP, sweep.to_yaml())
 
     def documents(self) -> tuple[Document, Document]:
         """How sweep and search space were described. Raises `ConfigError` if there is no such sweep."""

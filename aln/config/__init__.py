@@ -3,15 +3,18 @@
 from aln.config.components import Component
 from aln.config.course import OF_ALIGNMENT, course_of, scheduled_rule
 from aln.config.documents import Document, dump, parse_document, parse_value, read_document, set_at, with_settings
-from aln.config.run import Checkpoint, Compute, Resources, RunConfig, check_run, parse_run, preset_names, read_run
-from aln.config.sweep import Sampler, Scheduler, SweepConfig, check_name, parse_sweep
+from aln.config.objectives import Objective
+from aln.config.run import Checkpoint, Compute, Resources, RunConfig, check_run, flatten, parse_run, preset_names, read_run
+from aln.config.sweep import Budget, Sampler, Scheduler, SweepConfig, check_name, parse_sweep, sound_part
 
 __all__ = [
     "OF_ALIGNMENT",
+    "Budget",
     "Checkpoint",
     "Component",
     "Compute",
     "Document",
+    "Objective",
     "Resources",
     "RunConfig",
     "Sampler",
@@ -21,6 +24,7 @@ __all__ = [
     "check_run",
     "course_of",
     "dump",
+    "flatten",
     "parse_document",
     "parse_run",
     "parse_sweep",
@@ -30,5 +34,6 @@ __all__ = [
     "read_run",
     "scheduled_rule",
     "set_at",
+    "sound_part",
     "with_settings",
 ]

@@ -20,9 +20,11 @@ from aln.space.constraints import Constraint
 from aln.space.grids import grid_problems
 from aln.space.parameters import Choice, Parameter, Range, Tie, format_point, format_value
 from aln.space.parsing import parse_space
-from aln.space.space import SearchSpace, holds
+from aln.space.samplers import sampler_problems
+from aln.space.space import RULE, SearchSpace, holds
 
 __all__ = [
+    "RULE",
     "Choice",
     "Constraint",
     "Parameter",
@@ -34,4 +36,5 @@ __all__ = [
     "grid_problems",
     "holds",
     "parse_space",
+    "sampler_problems",
 ]
