@@ -19,7 +19,7 @@ from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from torch.distributed import TCPStore, init_process_group
+from torch.distributed import TCPStore, init_process_group  # type: ignore[attr-defined]
 
 from aln.cluster import Cluster
 from aln.config import Resources, RunConfig
@@ -72,20 +72,22 @@ class _Answer:
     """What a worker says when it has done what it was asked.
 
     Attributes:
-        result: of the epoch; None when there is none left, and from all but worker 0.
-        place: epochs and steps done.
+        value: what came of it; None from all but worker 0.
         lines: what a person should read.
         error: what it failed of.
     """
 
-    result: EpochResult | None = None
-    place: tuple[int, int] = (0, 0)
+    value: Any = None
     lines: Sequence[str] = ()
     error: Exception | None = None
 
 
 class _LostError(Exception):
-    """Workers were lost; why, in words."""
+    """Workers were lost: which, and what is known of it."""
+
+    def __init__(self, who: str, detail: str) -> None:
+        super().__init__(f"{who} ({detail})")
+        self.who = who
 
 
 class WorkerGroup:
@@ -126,20 +128,20 @@ class WorkerGroup:
         """
         config, heard = placed(config), 0
         root = str(root) if "://" in str(root) else str(Path(root).resolve())
-        restarts, reason = config.resources.restarts, ""
-        for restart in range(restarts + 1):
+        restarts, losses = config.resources.restarts, list[_LostError]()
+        while len(losses) <= restarts:
             try:
                 epoch, step = self._begin(config, root, tell)
-                if restart:
-                    self._say(tell, going_on(reason, epoch, step, restart, restarts))
-                while (result := self._ask("next_epoch", tell=tell).result) is not None:
+                if losses:
+                    self._say(tell, going_on(losses[-1].who, epoch, step, len(losses), restarts))
+                while (result := self._ask("next_epoch", tell=tell)) is not None:
                     if result.epoch > heard:
                         yield result
                         heard = result.epoch
                 return
             except _LostError as lost:
-                reason = str(lost)
-        raise ClusterError(too_many_losses(restarts, reason))
+                losses.append(lost)
+        raise ClusterError(too_many_losses(restarts, str(losses[-1])))
 
     def close(self) -> None:
         """Ends the workers, whatever they are doing."""
@@ -152,7 +154,8 @@ class WorkerGroup:
         """Has all workers, started if there are none, stand where the newest checkpoint does: epochs and steps done."""
         if not self._workers:
             self._start()
-        return self._ask("begin", config, root, tell=tell).place
+        place: tuple[int, int] = self._ask("begin", config, root, tell=tell)
+        return place
 
     def _start(self) -> None:
         """Starts the workers, and has them meet."""
@@ -161,15 +164,11 @@ class WorkerGroup:
         for rank in range(workers):
             where = PlacementGroupSchedulingStrategy(self._place, placement_group_bundle_index=rank)
             self._workers.append(start.options(scheduling_strategy=where).remote(World(rank, workers), str(Path.cwd())))
-        try:
-            address = ray.get(self._workers[0].open_store.remote())
-        except ray.exceptions.RayError as error:
-            self.close()
-            raise _LostError(f"Worker 0 cannot start ({_in_short(error)})") from None
+        address = self._ask("open_store")
         self._ask("meet", address, backend(self.resources))
 
-    def _ask(self, action: str, *arguments: Any, tell: Say | None = None) -> _Answer:
-        """Has all workers do something; what worker 0 answers. If one fails, all are ended, and its error is raised."""
+    def _ask(self, action: str, *arguments: Any, tell: Say | None = None) -> Any:
+        """Has all workers do something; what comes of it. If one fails, all are ended, and its error is raised."""
         asked = [getattr(worker, action).remote(*arguments) for worker in self._workers]
         answers: dict[int, _Answer] = {}
         waiting, failed = asked, False
@@ -185,7 +184,7 @@ class WorkerGroup:
             self._say(tell, *answers[0].lines)
         if failed:
             raise _verdict({rank: answer.error for rank, answer in answers.items() if answer.error is not None})
-        return answers[0]
+        return answers[0].value
 
     @staticmethod
     def _say(tell: Say | None, *lines: str) -> None:
@@ -209,7 +208,7 @@ def _answers(asked: Sequence[Any], ready: Sequence[Any]) -> dict[int, _Answer]:
 def _verdict(errors: dict[int, Exception]) -> Exception:
     """What is to be raised: a worker's own error if there is one, for of that others may have been lost."""
     own = [error for _, error in sorted(errors.items()) if not is_loss(error)]
-    return own[0] if own else _LostError(f"{who_died({**errors})} ({_in_short(next(iter(errors.values())))})")
+    return own[0] if own else _LostError(who_died({**errors}), _in_short(next(iter(errors.values()))))
 
 
 def _in_short(error: BaseException) -> str:
@@ -225,15 +224,12 @@ class _Worker:
             os.chdir(folder)
         self._world = world
         self._store: TCPStore | None = None
-        self._place = (0, 0)
         self._lines: list[str] = []
         self._epochs: Iterator[EpochResult] = iter(())
 
-    def open_store(self) -> tuple[str, int]:
+    def open_store(self) -> _Answer:
         """Opens, on worker 0, where all of them meet: its address and port."""
-        host = ray.util.get_node_ip_address()
-        self._store = _store(host, 0, self._world, is_master=True)
-        return host, self._store.port
+        return self._answer(self._open_store)
 
     def meet(self, address: tuple[str, int], how: str) -> _Answer:
         """Joins all workers in one process group."""
@@ -247,26 +243,32 @@ class _Worker:
         """Saves the epoch before if that is due, and trains the next."""
         return self._answer(lambda: next(self._epochs, None))
 
+    def _open_store(self) -> tuple[str, int] | None:
+        if self._world.rank:
+            return None
+        host = ray.util.get_node_ip_address()
+        self._store = _store(host, 0, self._world, is_master=True)  # on a free port
+        return host, self._store.port
+
     def _meet(self, address: tuple[str, int], how: str) -> None:
         if self._store is None:
             self._store = _store(*address, self._world)
         init_process_group(how, store=self._store, rank=self._world.rank, world_size=self._world.workers)
 
-    def _begin(self, config: RunConfig, root: str) -> None:
+    def _begin(self, config: RunConfig, root: str) -> tuple[int, int]:
         self._epochs = iter(())
         gc.collect()  # before the next model is made: there may be memory for one alone
         job = Job(config, checkpoints_of(config, root), World.current(), self._lines.append)
-        self._place = (job.run.state.epoch, job.run.state.step)
         self._epochs = job.train()
+        return job.run.state.epoch, job.run.state.step
 
-    def _answer(self, action: Callable[[], EpochResult | None]) -> _Answer:
+    def _answer(self, action: Callable[[], Any]) -> _Answer:
         self._lines.clear()
-        rank, error, result = self._world.rank, None, None
         try:
-            result = action()
-        except Exception as raised:
-            error = _portable(signed(raised, rank))
-        return _Answer(result if rank == 0 else None, self._place, tuple(self._lines), error)
+            value = action()
+        except Exception as error:
+            return _Answer(None, tuple(self._lines), _portable(signed(error, self._world.rank)))
+        return _Answer(value if self._world.rank == 0 else None, tuple(self._lines))
 
 
 def _store(host: str, port: int, world: World, is_master: bool = False) -> TCPStore:
