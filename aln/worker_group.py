@@ -102,10 +102,10 @@ class WorkerGroup:
     def __init__(self, resources: Resources) -> None:
         self._place = ray.util.get_current_placement_group()
         bundles = 0 if self._place is None else self._place.bundle_count
-        if bundles != resources.workers:
+        if bundles != resources.workers or bundles == 1:  # a single bundle is that of this process
             raise ClusterError(
                 f"{resources.workers} workers need a placement group of as many bundles, but this process has one of "
-                f"{bundles}: expected a trial whose resources are trial_resources({resources!r})"
+                f"{bundles}: expected a trial by two workers or more whose resources are trial_resources({resources!r})"
             )
         self.resources = resources
         self._workers: list[Any] = []
@@ -152,6 +152,9 @@ class WorkerGroup:
 
     def _begin(self, config: RunConfig, root: str, tell: Say | None) -> tuple[int, int]:
         """Has all workers, started if there are none, stand where the newest checkpoint does: epochs and steps done."""
+        if self._workers:
+            with contextlib.suppress(_LostError):  # who was lost since the training before is no loss of this one
+                self._ask("leave")
         if not self._workers:
             self._start()
         place: tuple[int, int] = self._ask("begin", config, root, tell=tell)
@@ -235,8 +238,12 @@ class _Worker:
         """Joins all workers in one process group."""
         return self._answer(lambda: self._meet(address, how))
 
+    def leave(self) -> _Answer:
+        """Leaves the training before, wherever it stands, and what memory it took."""
+        return self._answer(self._leave)
+
     def begin(self, config: RunConfig, root: str) -> _Answer:
-        """Leaves the training before, wherever it stands, and stands where the newest checkpoint of this one does."""
+        """Stands where the newest checkpoint of a training does."""
         return self._answer(lambda: self._begin(config, root))
 
     def next_epoch(self) -> _Answer:
@@ -255,9 +262,11 @@ class _Worker:
             self._store = _store(*address, self._world)
         init_process_group(how, store=self._store, rank=self._world.rank, world_size=self._world.workers)
 
-    def _begin(self, config: RunConfig, root: str) -> tuple[int, int]:
+    def _leave(self) -> None:
         self._epochs = iter(())
-        gc.collect()  # before the next model is made: there may be memory for one alone
+        gc.collect()  # models hold themselves in circles, and there may be memory for one alone
+
+    def _begin(self, config: RunConfig, root: str) -> tuple[int, int]:
         job = Job(config, checkpoints_of(config, root), World.current(), self._lines.append)
         self._epochs = job.train()
         return job.run.state.epoch, job.run.state.step

@@ -313,6 +313,23 @@ def test_a_killed_worker_is_replaced_and_all_go_on_from_the_newest_checkpoint(
     assert len(processes(folder)) == 4
 
 
+def test_a_worker_lost_between_trials_is_no_loss_of_the_next(
+    folder: Path, holder: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = content(resources={"workers": 2, "restarts": 0})
+    holder(run, str(tmp_path / "saved"), 1)
+    idle = {rank: process for process, rank in processes(folder).items()}
+    kept = left(folder)
+    assert sorted(kept["actors"]) == ["Holder", "_Worker", "_Worker"]
+    assert sorted(kept["processes"]) == sorted(idle.values())
+    assert len(kept["placement groups"]) == 1
+    os.kill(idle[1], signal.SIGKILL)
+    heard, error, lines = holder(run, str(tmp_path / "next"), 1)
+    assert (error, lines) == (None, [])
+    assert numbers(heard) == alone(run)[:1]
+    assert len(processes(folder)) == 4
+
+
 def test_workers_lost_too_often_end_the_trial(folder: Path, holder: Callable[..., Any], tmp_path: Path) -> None:
     (folder / "plan").write_text("* 5 always-die")
     run = content(resources={"workers": 2, "restarts": 1})
