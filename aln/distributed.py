@@ -13,24 +13,23 @@ import pickle
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import ray
-import torch.distributed as dist
 from ray import train as ray_train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from aln.cluster import Cluster, joined_cluster
-from aln.config import Resources, RunConfig, parse_run
+from aln.config import Resources, RunConfig
 from aln.engine import EpochResult, Evaluation, StepProgress
-from aln.errors import AlnError, ClusterError
+from aln.errors import ClusterError
 from aln.job import Job, checkpoints_of
 from aln.mailbox import Mailbox
+from aln.workers import backend, bundle, going_on, is_loss, placed, signed, too_many_losses, who_died
 from aln.world import World
 
 # Worker 0 reads the loss of the running epoch no more often than that: off the CPU, that waits for the device.
@@ -150,17 +149,16 @@ class DistributedJob:
         trainer = _Trainer(
             _work,
             train_loop_config={
-                "config": _placed(self.config),
+                "config": placed(self.config),
                 "root": self._root,
                 "mailbox": self._mailbox,
                 "folder": str(Path.cwd()),
             },
-            # Workers that share a GPU cannot talk by NCCL.
-            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if resources.gpus >= 1 else "gloo"),
+            torch_config=TorchConfig(backend=backend(resources)),
             scaling_config=ray_train.ScalingConfig(
                 num_workers=resources.workers,
                 use_gpu=resources.gpus > 0,
-                resources_per_worker={"CPU": resources.cpus, "GPU": resources.gpus},
+                resources_per_worker=bundle(resources),
             ),
             run_config=ray_train.RunConfig(
                 name="train",
@@ -182,18 +180,16 @@ class DistributedJob:
     def _say_where(self, began: _Began) -> None:
         """Says of every start but the first why it was, and where it goes on."""
         if self._starts:
-            place = f"epoch {began.epoch + 1}, step {began.step + 1}"
-            count = f"restart {self._starts} of {self.config.resources.restarts}"
-            self._tell(f"{self._reason or 'Workers were lost'}: all go on from {place} ({count}).")
+            reason, allowed = self._reason or "Workers were lost", self.config.resources.restarts
+            self._tell(going_on(reason, began.epoch, began.step, self._starts, allowed))
         self._starts += 1
 
     def _explained(self, error: BaseException) -> BaseException:
         """What a person should read of an error of Ray Train."""
         if (cause := getattr(error, "controller_failure", None)) is not None:
-            return ClusterError(f"workers cannot start: {cause}") if _is_loss(cause) else cause
+            return ClusterError(f"workers cannot start: {cause}") if is_loss(cause) else cause
         if hasattr(error, "worker_failures"):
-            allowed = f"workers were lost more often than resources.restarts = {self.config.resources.restarts} allows"
-            return ClusterError(f"{allowed}: {self._reason}")
+            return ClusterError(too_many_losses(self.config.resources.restarts, self._reason))
         return error
 
 
@@ -216,11 +212,9 @@ class _Watch(ray_train.UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            if not _is_loss(error):
+            if not is_loss(error):
                 raise error  # ends the training
-        died = [rank for rank, error in worker_exceptions.items() if type(error).__module__.startswith("ray.")]
-        who = f"Worker {', '.join(map(str, died))} died" if died else "A worker was lost"
-        _tell(self._mailbox, _Lost(who))
+        _tell(self._mailbox, _Lost(who_died({**worker_exceptions})))
 
 
 def _work(setup: dict[str, Any]) -> None:
@@ -243,7 +237,7 @@ def _work(setup: dict[str, Any]) -> None:
         if not diverged:
             tell(job.test())
     except Exception as error:
-        error.add_note(f"On worker {world.rank}:\n{traceback.format_exc()}")
+        signed(error, world.rank)
         raise
 
 
@@ -271,22 +265,6 @@ class _Teller:
             train_top1=progress.train_top1,
         )
         _tell(self._mailbox, step)
-
-
-def _is_loss(error: BaseException) -> bool:
-    """Whether a worker failed of the loss of another, or of its own."""
-    if isinstance(error, dist.DistError) or type(error).__module__.startswith("ray."):
-        return True
-    # Gloo raises nothing of its own kind.
-    return isinstance(error, RuntimeError) and not isinstance(error, AlnError) and "gloo" in str(error).lower()
-
-
-def _placed(config: RunConfig) -> RunConfig:
-    """The configuration on the device that a worker gets, which `auto` would find otherwise on another machine."""
-    if config.compute.device != "auto":
-        return config
-    device = "cuda" if config.resources.gpus else "cpu"
-    return parse_run({**config.plain(), "compute": {**config.compute.model_dump(), "device": device}})
 
 
 def _require_room(cluster: Cluster, resources: Resources) -> None:
