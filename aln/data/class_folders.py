@@ -60,9 +60,13 @@ class ClassFolders(Records):
         return self._classes
 
     def read(self, index: int) -> bytes:
-        path = self._path(index)
+        path = self.name(index)
         try:
-            data = path.read_bytes()
+            file = os.open(path, os.O_RDONLY)  # a third of the time of a Path and its file object
+            try:
+                data = os.read(file, os.fstat(file).st_size)
+            finally:
+                os.close(file)
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
         if not data:
@@ -70,17 +74,14 @@ class ClassFolders(Records):
         return data
 
     def name(self, index: int) -> str:
-        return str(self._path(index))
+        start, end = int(self._ends[index - 1]) if index else 0, int(self._ends[index])
+        name = os.fsdecode(self._names[start:end])
+        return f"{self._root}{os.sep}{self._classes[int(self.labels[index])]}{os.sep}{name}"
 
     def fingerprint(self) -> str:
         written = [(self._root / name).stat().st_mtime_ns for name in self._classes]
         content = repr((str(self._root), self._classes, written, self._ends.tolist())).encode() + self._names
         return hashlib.sha256(content).hexdigest()
-
-    def _path(self, index: int) -> Path:
-        start, end = int(self._ends[index - 1]) if index else 0, int(self._ends[index])
-        name = os.fsdecode(self._names[start:end])
-        return self._root / self._classes[int(self.labels[index])] / name
 
 
 def _images(folder: Path) -> list[bytes]:

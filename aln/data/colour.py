@@ -43,10 +43,14 @@ def _turn_hue(images: Tensor, turns: Tensor) -> None:
 
     A channel is the value less the chroma times a trapezoid of the hue, for each channel at another place.
     """
-    value, chroma = images.amax(1, keepdim=True), images.amax(1, keepdim=True) - images.amin(1, keepdim=True)
+    value = images.amax(1, keepdim=True)
+    is_red, is_green = (
+        images[:, :1] == value,
+        images[:, 1:2] == value,
+    )  # argmax over channels takes eight times all else
+    chroma = value - images.amin(1, keepdim=True)
     red, green, blue = (channel[:, None] / chroma.clamp_min(1e-12) for channel in images.unbind(1))
-    highest = images.argmax(1, keepdim=True)
-    sixths = torch.where(highest == 0, green - blue, torch.where(highest == 1, blue - red + 2, red - green + 4))
+    sixths = torch.where(is_red, green - blue, torch.where(is_green, blue - red + 2, red - green + 4))
     sixths += 6 * turns
     for channel, offset in enumerate((5, 3, 1)):
         place = (sixths + offset).remainder(6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -42,6 +42,24 @@ def decode(data: bytes) -> Tensor:
         except RuntimeError:
             pass  # Pillow reads some rare kinds more, and says what is wrong
     return _decode_with_pillow(data)
+
+
+def device_decoder(device: torch.device) -> Callable[[Sequence[Tensor]], list[Tensor]] | None:
+    """What decodes several JPEG at once, each given as bytes [n] (uint8, on the CPU), to [3, H, W] on the device.
+
+    By nvJPEG on CUDA; elsewhere it is the CPU's decoder, one after the other. None where torchvision offers none. It
+    raises `RuntimeError` for all of them if it refuses one.
+    """
+    one_by_one = _decoder()
+    if device.type == "cuda":
+        nvjpeg = getattr(torch.ops.image, "decode_jpegs_cuda", None)
+        return nvjpeg and (lambda encoded: nvjpeg(list(encoded), _RGB, device))
+    return one_by_one and (lambda encoded: [one_by_one(image, _RGB, False) for image in encoded])
+
+
+def is_jpeg(data: Tensor) -> bool:
+    """Whether the bytes [n] begin as JPEG do."""
+    return bytes(data[:2].tolist()) == _JPEG
 
 
 def _decode_with_pillow(data: bytes) -> Tensor:

@@ -6,16 +6,21 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from aln.data.device_decoding import DeviceDecoding
 from aln.data.loading import CHUNK, Chunk, Loader, Preparer, Request
 from aln.data.pictures import Part, Unreadable
 from aln.data.preparation import Preparation
 from aln.data.source import WHOLE, Batch, ImageSource, Share, SplitName, equal_part
 from aln.errors import DataError
+
+DecodeWhere = Literal["loaders", "device"]
+PREPARERS: Mapping[str, type[Preparer]] = {"loaders": Preparer, "device": DeviceDecoding}
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,12 @@ class Encoded(ImageSource):
         *,
         loaders: int | None = None,
         prefetch: int = 4,
+        decode: DecodeWhere = "loaders",
     ) -> Encoded:
         """A source on the CPU.
 
         Args:
+            decode: where images are decoded, in the `loaders` or on the `device` (`aln.data.device_decoding`).
             loaders: number of processes that load; 0 loads in this one, None takes as many as torch has threads.
             prefetch: chunks of 64 images that each of them prepares ahead.
         """
@@ -62,7 +69,10 @@ class Encoded(ImageSource):
             raise DataError(f"loaders = {loaders}: expected 0 to 1024 processes")
         if not 1 <= prefetch <= 64:
             raise DataError(f"prefetch = {prefetch}: expected 1 to 64 chunks")
-        return cls(parts, preparation, num_classes, Loader(Preparer(parts, preparation), loaders, prefetch))
+        if decode not in PREPARERS:
+            raise DataError(f"decode = {decode!r}: expected {' or '.join(PREPARERS)}")
+        preparer = PREPARERS[decode](parts, preparation)
+        return cls(parts, preparation, num_classes, Loader(preparer, loaders, prefetch))
 
     @property
     def input_shape(self) -> tuple[int, int, int]:  # type: ignore[override]
@@ -89,6 +99,7 @@ class Encoded(ImageSource):
         yield from self._batches(split, np.arange(len(part)), spans, None)
 
     def to(self, device: torch.device) -> Encoded:
+        self.loader.preparer.require(device)
         return replace(self, device=device)
 
     def _batches(
@@ -110,7 +121,8 @@ class Encoded(ImageSource):
         """The chunks as one batch on the device, of at most `size` images."""
         images, labels = torch.empty(size, *self.input_shape, device=self.device), []
         done = 0
-        for chunk in chunks:
+        for loaded in chunks:
+            chunk = self.loader.preparer.landed(loaded, self.device)
             self.unreadable.add(split, self.parts[split], chunk.complaints)
             out = images[done : done + len(chunk.labels)]
             done += len(chunk.labels)
@@ -121,6 +133,8 @@ class Encoded(ImageSource):
 
     def _moved(self, tensor: Tensor) -> Tensor:
         """The tensor on the device; its place in the CPU's memory is free for the next."""
+        if tensor.device.type == self.device.type:
+            return tensor
         if self.device.type == "cuda":  # which copies while this process goes on, if from memory that stays in place
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=self.device.type == "cuda")

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from aln.data.cache import stored
-from aln.data.encoded import Encoded
+from aln.data.encoded import DecodeWhere, Encoded
 from aln.data.holdout import held_out
 from aln.data.layouts import Layout, open_images
 from aln.data.pictures import Decoded, Part, Pictures
@@ -29,6 +29,7 @@ def imagenet(
     cache: str | None = None,
     loaders: int | None = None,
     prefetch: int = 4,
+    decode: DecodeWhere = "loaders",
     image_key: str = "images",
     label_key: str = "labels",
     first_label: int = 0,
@@ -47,6 +48,7 @@ def imagenet(
         final_size: side to which the crop is resized at last.
         cache: folder in which the images are stored once, decoded and resized, for all processes of this machine.
         loaders, prefetch: see `Encoded.make`.
+        decode: `loaders`, or `device`: JPEG in batches on the GPU (`aln.data.device_decoding`).
         image_key, label_key: where TFRecords hold image and class.
         first_label: the number of the first class in TFRecords and tar files.
 
@@ -54,6 +56,8 @@ def imagenet(
     """
     if preparation not in PREPARATIONS:
         raise DataError(f"preparation = {preparation!r}: expected {' or '.join(PREPARATIONS)}")
+    if decode == "device" and cache is not None:
+        raise DataError(f"decode = 'device': nothing is left to decode with cache = {cache}, expected one or the other")
     sides = {} if size is None else {"size": size}
     prepared = PREPARATIONS[preparation](**sides, final_size=final_size)
     images = open_images(
@@ -73,4 +77,11 @@ def imagenet(
         "validation": Part(train, out) if holdout else Part(published, everything),
         "test": Part(published, everything),
     }
-    return Encoded.make(parts, prepared, images.num_classes, loaders=loaders, prefetch=prefetch)  # type: ignore[arg-type]
+    return Encoded.make(
+        parts,  # type: ignore[arg-type]
+        prepared,
+        images.num_classes,
+        loaders=loaders,
+        prefetch=prefetch,
+        decode=decode,
+    )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,13 +36,25 @@ class Request(NamedTuple):
     first: int = 0
 
 
+class Bytes(NamedTuple):
+    """Encoded images one after the other, uint8, and the length of each; none is of an image that cannot be read."""
+
+    request: Request
+    content: Tensor
+    lengths: list[int]
+
+
 class Chunk(NamedTuple):
-    """Prepared images [N, S, S, 3] (uint8), labels [N], colours [N, …] of training images, and what was unreadable."""
+    """Prepared images [N, S, S, 3] (uint8), labels [N], colours [N, …] of training images, and what was unreadable.
+
+    Or nothing yet of these, but the bytes from which they are to be made.
+    """
 
     images: Tensor
     labels: Tensor
     colours: Tensor
     complaints: list[Complaint]
+    encoded: Bytes | None = None
 
 
 class Preparer:
@@ -57,23 +68,46 @@ class Preparer:
         """Of the images of a full chunk."""
         return CHUNK, self.preparation.side, self.preparation.side, 3
 
-    def prepare(self, request: Request, out: Tensor) -> Chunk:
-        """The chunk, whose images are the first of `out`, as many as can be read."""
-        part, preparation = self.parts[request.split], self.preparation
+    @property
+    def chunk_bytes(self) -> int:
+        """The shared memory that a full chunk takes, about."""
+        return int(np.prod(self.chunk_shape))
+
+    def load(self, request: Request, out: Tensor) -> Chunk:
+        """What a loader process does of the work, into the memory `out`."""
+        return self.prepare(request, out)
+
+    def landed(self, chunk: Chunk, device: torch.device) -> Chunk:
+        """What is left to do where the batch is needed, whose images are to go to `device`."""
+        return chunk
+
+    def require(self, device: torch.device) -> None:
+        """Raises `DataError` if images cannot be prepared for the device."""
+
+    def prepare(self, request: Request, out: Tensor, decoded: Sequence[Tensor | None] | None = None) -> Chunk:
+        """The chunk, whose images are the first of `out`, as many as can be read.
+
+        Args:
+            decoded: the request's images where they are there already; None for each that has yet to be read.
+        """
+        part, preparation, training = self.parts[request.split], self.preparation, request.seed is not None
+        places = request.places.tolist()
+        numbers = random_numbers(request.seed, request.first, len(places)) if request.seed is not None else []
         labels: list[int] = []
         colours: list[list[float]] = []
         complaints: list[Complaint] = []
-        for offset, place in enumerate(request.places.tolist()):
-            found = part.example(place, complaints, replace=request.seed is not None)
-            if found is None:
-                continue
-            image, label = found
-            if request.seed is None:
-                image = preparation.evaluate(image)
+        for offset, place in enumerate(places):
+            image, label = decoded[offset] if decoded else None, part.label(place)
+            if image is None:
+                found = part.example(place, complaints, replace=training)
+                if found is None:
+                    continue
+                image, label = found
+            if training:
+                image = preparation.train(image, numbers[offset])
+                colours.append(preparation.colours(numbers[offset]))
             else:
-                numbers = random_numbers(request.seed, request.first + offset)
-                image = preparation.train(image, numbers)
-                colours.append(preparation.colours(numbers))
+                image = preparation.evaluate(image)
             out[len(labels)] = image.permute(1, 2, 0)
             labels.append(label)
         return Chunk(out[: len(labels)], torch.tensor(labels, dtype=torch.int64), torch.tensor(colours), complaints)
@@ -91,7 +125,7 @@ class _Work(Dataset[tuple[int, Chunk]]):
 
     def __getitem__(self, item: tuple[int, Request]) -> tuple[int, Chunk]:
         slot, request = item
-        chunk = self._preparer.prepare(request, self.slots[slot])
+        chunk = self._preparer.load(request, self.slots[slot])
         return slot, chunk._replace(images=chunk.images[:0])  # the slot's number is enough
 
 
@@ -112,7 +146,7 @@ class _Crew:
     def __init__(self, preparer: Preparer, loaders: int, prefetch: int) -> None:
         # The chunks that are ahead, and the one that is being taken over.
         slots = loaders * prefetch + 1
-        _require_shared_memory(slots * math.prod(preparer.chunk_shape), loaders)
+        _require_shared_memory(slots * preparer.chunk_bytes, loaders)
         self._work, self._feed = _Work(preparer, slots), _Feed(slots)
         # The generator keeps the global one out of it. No batch size: an item is a whole chunk.
         self._loader = DataLoader(
@@ -154,7 +188,7 @@ class Loader:
         """
         if not self._loaders:
             out = torch.empty(self.preparer.chunk_shape, dtype=torch.uint8)
-            yield from (self.preparer.prepare(request, out) for request in requests)
+            yield from (self.preparer.load(request, out) for request in requests)
             return
         crew = self._idle.pop() if self._idle else _Crew(self.preparer, self._loaders, self._prefetch)
         try:

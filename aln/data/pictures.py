@@ -88,6 +88,9 @@ class Part:
     def __len__(self) -> int:
         return len(self.members)
 
+    def label(self, place: int) -> int:
+        return int(self.pictures.labels[self.members[place]])
+
     def example(self, place: int, complaints: list[Complaint], *, replace: bool) -> tuple[Tensor, int] | None:
         """Image and label of the member at `place`, or None where it cannot be read, which adds to `complaints`.
 
