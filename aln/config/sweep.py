@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from aln.config.course import OF_ALIGNMENT
 from aln.config.documents import Document
-from aln.config.run import RunConfig, check_run, known_keys, located, problems_of
+from aln.config.run import RunConfig, check_run, device_problems, known_keys, located, problems_of
 from aln.config.section import Section
 from aln.errors import ConfigError, Problem
 
@@ -91,6 +91,8 @@ def parse_sweep(document: Document) -> tuple[SweepConfig, RunConfig]:
             f"is {base.resources.workers}, expected 1: a sweep's trials have one worker each, aln.train takes many"
         )
         problems.append(Problem(key="run.resources.workers", message=message))
+    elif base is not None:
+        problems += device_problems(base, "run.")
     if problems or config is None or base is None:
         raise ConfigError([located(problem, document) for problem in problems])
     return config, base

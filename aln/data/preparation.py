@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from aln.data.colour import distort_colours
+from aln.data.colour import distort_colours, of_channels
 from aln.errors import DataError
 from aln.seeds import derived_seed
 
@@ -155,8 +155,8 @@ class Resnet(Preparation):
         return image[:, top : top + self.size, left : left + self.size]
 
     def finish(self, images: Tensor, colours: Tensor | None, out: Tensor) -> None:
-        mean = out.new_tensor([0.485, 0.456, 0.406])[:, None, None]
-        deviation = out.new_tensor([0.229, 0.224, 0.225])[:, None, None]
+        mean = of_channels((0.485, 0.456, 0.406), out.dtype, out.device)
+        deviation = of_channels((0.229, 0.224, 0.225), out.dtype, out.device)
         out.copy_(images, non_blocking=True).mul_(1 / (255 * deviation)).sub_(mean / deviation)
 
 
