@@ -132,16 +132,19 @@ def test_auto_takes_the_accelerator_that_is_there(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("precision", "device", "expected"),
+    ("precision", "device", "native", "expected"),
     [
-        ("auto", "cpu", "float32"),
-        ("auto", "mps", "float32"),
-        ("auto", "cuda", "bfloat16"),
-        ("bfloat16", "cpu", "bfloat16"),
-        ("float32", "cuda", "float32"),
+        ("auto", "cpu", True, "float32"),
+        ("auto", "mps", True, "float32"),
+        ("auto", "xla", True, "float32"),
+        ("auto", "cuda", True, "bfloat16"),
+        ("auto", "cuda", False, "float32"),  # a GPU that would emulate it
+        ("bfloat16", "cpu", False, "bfloat16"),
+        ("float32", "cuda", True, "float32"),
     ],
 )
-def test_precision(precision, device, expected):
+def test_precision(monkeypatch, precision, device, native, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
     assert choose_precision(Compute(precision=precision), torch.device(device)) == expected
 
 

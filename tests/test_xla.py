@@ -1,6 +1,9 @@
-"""The same training on an XLA device as on the CPU. Runs where torch_xla is, on the CPU unless `PJRT_DEVICE` says else.
+"""The same training on an XLA device as on the CPU; the device is the CPU too, unless `PJRT_DEVICE` says else.
 
-    python -m venv venv && venv/bin/pip install '.[xla]' pytest pytest-timeout && venv/bin/python -m pytest tests/test_xla.py
+Runs where torch_xla is, that is in an environment of its own:
+
+    python -m venv venv && venv/bin/pip install '.[xla]' pytest pytest-timeout
+    venv/bin/python -m pytest tests/test_xla.py
 """
 
 from __future__ import annotations
@@ -12,19 +15,15 @@ from typing import Any
 
 import pytest
 import torch
-from small_network import gradients, net
 
-import aln.rules.fixed
-import aln.rules.learned
-import aln.signals
 from aln.build import Run, build, evaluate_test, resume
 from aln.checkpoint import read_checkpoint
 from aln.config import parse_run
 from aln.conversion import align
 from aln.devices import find_device, lent_generators, own_generator, seed_generators
 from aln.engine import EpochResult, fit
-from aln.layers import aligned_layers
 from aln.rules import RULES
+from small_network import gradients, net
 
 os.environ.setdefault("PJRT_DEVICE", "CPU")
 pytest.importorskip(
@@ -34,14 +33,6 @@ pytest.importorskip(
 )
 DEVICE = find_device("xla")  # before any test computes a gradient, see there
 TOLERANCE = 1e-4
-
-
-@pytest.fixture
-def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rules draw their noise on the CPU, whose generator is seeded alike, and take it to where they compute."""
-    draw = aln.signals.standard_noise_like
-    for module in (aln.signals, aln.rules.fixed, aln.rules.learned):
-        monkeypatch.setattr(module, "standard_noise_like", lambda x, kind: draw(x.cpu(), kind).to(x.device))
 
 
 def make(content: dict[str, Any], device: str, **changes: Any) -> Run:
@@ -96,13 +87,14 @@ def test_every_rule_trains_as_on_the_cpu(small_run: dict[str, Any], rule: str) -
 @pytest.mark.usefixtures("same_noise")
 @pytest.mark.parametrize("rule", list(RULES))
 def test_every_rule_has_the_same_gradients_in_convolutions(rule: str) -> None:
-    model = align(net(), RULES[rule](), output="4")
+    model = align(net(), RULES.get(rule)(), output="4")
     x = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     expected = gradients(model, x)
     found = gradients(copy.deepcopy(model).to(DEVICE), x.to(DEVICE))
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name].cpu(), gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max() + 1))
+    assert not left_to_the_cpu()
 
 
 @pytest.mark.parametrize(
@@ -122,6 +114,7 @@ def test_recipes_train_as_on_the_cpu(small_run: dict[str, Any], changes: dict[st
     assert numbers(train(ours)) == pytest.approx(numbers(train(theirs)), rel=1e-3)
     assert_alike(ours, theirs, 1e-3)
     assert evaluate_test(ours).loss == pytest.approx(evaluate_test(theirs).loss, rel=1e-3)
+    assert not left_to_the_cpu()
 
 
 def test_bfloat16_is_near_that_of_the_cpu(small_run: dict[str, Any]) -> None:
@@ -192,8 +185,5 @@ def test_nothing_is_compiled_anew_as_training_goes_on(small_run: dict[str, Any])
     rule = {"name": "information", "input_distribution": "normal"}
     content = {**small_run, "rule": rule, "epochs": 6, "noise": {"variance": 1e-4}, "alignment": {"every": 0}}
     run = make(content, "xla", coefficients={"alpha": {"rate": 1e-4}})
-    counts = []
-    for _ in fit(run.state, run.source, run.settings):
-        counts.append(compiled())
+    counts = [compiled() for _ in fit(run.state, run.source, run.settings)]
     assert counts[1:] == counts[1:2] * 5  # the first epoch compiles, the first step of the second may
-    assert aligned_layers(run.state.model)
