@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from aln.devices import wide
 from aln.layers import aligned_layers
 
 
 def angle(u: Tensor, v: Tensor) -> Tensor:
-    """Angle in degrees between two tensors taken as vectors, in float64; nan if either is zero.
+    """Angle in degrees between two tensors taken as vectors, in the device's widest type; nan if either is zero.
 
     2·atan2(‖û − v̂‖, ‖û + v̂‖) (Kahan) keeps its digits at small angles, where the arccosine loses half of them.
     """
-    a, b = u.detach().double().flatten(), v.detach().double().flatten()
+    a, b = (t.detach().to(wide(t.device)).flatten() for t in (u, v))
     a, b = a / a.norm(), b / b.norm()
     return torch.rad2deg(2 * torch.atan2((a - b).norm(), (a + b).norm()))
 

@@ -18,8 +18,9 @@ from aln.config import Component, Compute, RunConfig, course_of, parse_run, sche
 from aln.config.components import component_model
 from aln.conversion import align
 from aln.data import ImageSource, SplitName
+from aln.devices import find_device, lays_out
 from aln.engine import Evaluation, FitSettings, NoisePretraining, Precision, evaluate
-from aln.errors import AlnError, CheckpointError, ConfigError
+from aln.errors import CheckpointError, ConfigError
 from aln.world import ALONE, World
 
 # Sections in which a run may differ from the checkpoint that it continues.
@@ -40,10 +41,10 @@ def build(config: RunConfig, world: World = ALONE) -> Run:
 
     `world` is who will train it: with many workers and `sync_batch_norm`, batch norms see all of them.
     """
-    device = choose_device(config.compute)
+    device = find_device(config.compute.device)
     source = load_data(config.data)
     model = build_model(config, source).to(device)
-    if config.compute.channels_last:
+    if config.compute.channels_last and lays_out(device):
         model = model.to(memory_format=torch.channels_last)
     if config.sync_batch_norm and world.workers > 1:
         model = synchronise(model)
@@ -170,18 +171,9 @@ def evaluate_test(run: Run, world: World = ALONE) -> Evaluation:
     return evaluate_split(run, "test", world)
 
 
-def choose_device(compute: Compute) -> torch.device:
-    """The device asked for. Raises `AlnError` if this machine does not have it."""
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    name = next(d for d in ("cuda", "mps", "cpu") if present[d]) if compute.device == "auto" else compute.device
-    if not present[name]:
-        here = ", ".join(device for device, is_here in present.items() if is_here)
-        raise AlnError(f"compute.device is '{name}', which this machine does not have (it has: {here})")
-    return torch.device(name)
-
-
 def choose_precision(compute: Compute, device: torch.device) -> Precision:
-    """`auto` is bfloat16 on CUDA devices, where it helps, and float32 elsewhere."""
+    """`auto` is bfloat16 on the GPUs of CUDA that compute in it themselves, where it helps, and float32 elsewhere."""
     if compute.precision == "auto":
-        return "bfloat16" if device.type == "cuda" else "float32"
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if native else "float32"
     return compute.precision

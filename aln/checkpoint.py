@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from aln.errors import CheckpointError, MissingFileError, StorageError
 from aln.storage import split_address
@@ -63,20 +64,20 @@ class TrainState:
     def content(self) -> memoryview:
         """The checkpoint's bytes."""
         file, own = io.BytesIO(), self.alignment_optimizer
-        torch.save(
-            {
-                "format": _FORMAT,
-                "epoch": self.epoch,
-                "step": self.step,
-                "images": self.images,
-                "sums": self.sums,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "alignment_optimizer": None if own is None else own.state_dict(),
-                "description": self.description,
-            },
-            file,
-        )
+        content = {
+            "format": _FORMAT,
+            "epoch": self.epoch,
+            "step": self.step,
+            "images": self.images,
+            "sums": self.sums,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "alignment_optimizer": None if own is None else own.state_dict(),
+            "description": self.description,
+        }
+        if next(self.model.parameters()).device.type == "xla":  # whose tensors nobody else can read
+            content = tree_map_only(Tensor, Tensor.cpu, content)
+        torch.save(content, file)
         return file.getbuffer()
 
     def load(self, path: str | Path) -> None:
@@ -88,7 +89,7 @@ class TrainState:
         try:
             self.model.load_state_dict(content["model"])
             for optimizer, name in zip(self.optimizers, ("optimizer", "alignment_optimizer"), strict=False):
-                optimizer.load_state_dict(content[name])
+                optimizer.load_state_dict(_as_computed_here(optimizer, content[name]))
                 _lay_out(optimizer)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{address}: the checkpoint is of another model or optimizer: {error}") from error
@@ -96,6 +97,15 @@ class TrainState:
         # Checkpoints from before there were steps stand between epochs.
         self.step, self.images = content.get("step", 0), content.get("images", 0)
         self.sums = tuple(content.get("sums", self.sums))
+
+
+def _as_computed_here(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The saved state, but for whether kernels are fused: that is for the device to say."""
+    groups = zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    return {
+        **saved,
+        "param_groups": [theirs | {k: ours[k] for k in ("fused",) if k in ours} for theirs, ours in groups],
+    }
 
 
 @torch.no_grad()

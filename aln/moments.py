@@ -48,7 +48,8 @@ def null_and_amp(null: float, amp: float, s: Signals) -> Tensor | None:
         correlation = W @ s.map.moment(x)
         grad = correlation * (-amp / s.batch)
         if null:
-            grad.addmm_(correlation, W.T @ B, alpha=2 * null / s.batch)
+            # XLA's addmm takes no factor; here it costs one pass over a small matrix.
+            grad.addmm_(correlation, (W.T @ B).mul_(2 * null / s.batch))
         return grad.view_as(s.W)
     y = s.y(False)
     grad = (s.map.moment(y) @ (B * (2 * null / s.batch))).view_as(s.W)

@@ -32,6 +32,15 @@ def small_run() -> dict[str, Any]:
     }
 
 
+@pytest.fixture
+def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules draw their noise on the CPU, whose generator is seeded alike, and take it to where they compute."""
+    from aln.signals import standard_noise_like as draw
+
+    for module in ("signals", "rules.fixed", "rules.learned"):
+        monkeypatch.setattr(f"aln.{module}.standard_noise_like", lambda x, kind: draw(x.cpu(), kind).to(x.device))
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs: making its tables takes seconds, copying it does not."""

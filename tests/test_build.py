@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from aln.build import build, build_model, choose_device, choose_precision, evaluate_test, load_data, resume
+from aln.build import build, build_model, choose_precision, evaluate_test, load_data, resume
 from aln.checkpoint import TrainState
 from aln.config import Compute, RunConfig, parse_run
+from aln.devices import find_device
 from aln.errors import AlnError, CheckpointError
 from aln.layers import AlignedConv2d, AlignedLinear, aligned_layers
 from aln.optim import Cosine
@@ -112,35 +113,38 @@ def no_accelerator(monkeypatch):
 def test_an_absent_device_is_refused(device):
     message = rf"compute\.device is '{device}', which this machine does not have \(it has: cpu\)"
     with pytest.raises(AlnError, match=message):
-        choose_device(Compute(device=device))
+        find_device(device)
 
 
 @pytest.mark.usefixtures("no_accelerator")
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_without_an_accelerator_it_is_the_cpu(device):
-    assert choose_device(Compute(device=device)) == CPU
+    assert find_device(device) == CPU
 
 
 def test_auto_takes_the_accelerator_that_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert choose_device(Compute()) == torch.device("mps")
+    assert find_device("auto") == torch.device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device(Compute()) == torch.device("cuda")
-    assert choose_device(Compute(device="cpu")) == CPU
+    assert find_device("auto") == torch.device("cuda")
+    assert find_device("cpu") == CPU
 
 
 @pytest.mark.parametrize(
-    ("precision", "device", "expected"),
+    ("precision", "device", "native", "expected"),
     [
-        ("auto", "cpu", "float32"),
-        ("auto", "mps", "float32"),
-        ("auto", "cuda", "bfloat16"),
-        ("bfloat16", "cpu", "bfloat16"),
-        ("float32", "cuda", "float32"),
+        ("auto", "cpu", True, "float32"),
+        ("auto", "mps", True, "float32"),
+        ("auto", "xla", True, "float32"),
+        ("auto", "cuda", True, "bfloat16"),
+        ("auto", "cuda", False, "float32"),  # a GPU that would emulate it
+        ("bfloat16", "cpu", False, "bfloat16"),
+        ("float32", "cuda", True, "float32"),
     ],
 )
-def test_precision(precision, device, expected):
+def test_precision(monkeypatch, precision, device, native, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
     assert choose_precision(Compute(precision=precision), torch.device(device)) == expected
 
 

@@ -24,9 +24,20 @@ _OPTIONAL_NAMES = {"alignment_optimizer": "sgd", "alignment_schedule": "cosine"}
 
 
 class Compute(Section):
-    """On what a run computes. `auto` takes a GPU if there is one, and bfloat16 on GPUs only."""
+    """On what a run computes.
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    Attributes:
+        device: `auto` is a CUDA GPU if there is one, else Apple's (mps), else the CPU, and for trials of a sweep and
+            for many workers what `resources.gpus` says. `xla`, a TPU by torch_xla (the extra `xla`), is never taken
+            unasked. A device that the machine does not have is refused.
+        precision: of forward and backward kernels; weights stay float32. `auto` is bfloat16 on GPUs of CUDA that have
+            it, float32 elsewhere. float32 leaves TF32 as torch has it.
+        channels_last: the memory layout of images and kernels, on CPU and CUDA.
+        deterministic: the same run twice gives the same bits on the same machine, but for kernels of CUDA that torch
+            warns of.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps", "xla"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True
     deterministic: bool = True
@@ -180,8 +191,22 @@ def check_run(
     if config.batch_size % config.resources.workers:
         message = f"is {config.batch_size}, expected a multiple of resources.workers, {config.resources.workers}"
         unsound.append(Problem(key=f"{prefix}batch_size", message=message))
+    if config.resources.workers > 1:
+        unsound += device_problems(config, prefix)
     problems += unsound
     return (None if problems else config), problems
+
+
+def device_problems(config: RunConfig, prefix: str = "") -> list[Problem]:
+    """Why the processes that Ray starts for a run could not compute on its device."""
+    device, resources = config.compute.device, config.resources
+    if device in ("mps", "xla") and resources.workers > 1:
+        message = f"is {device!r}, expected auto, cpu or cuda: resources.workers is {resources.workers}"
+        return [Problem(key=f"{prefix}compute.device", message=f"{message}, and on {device} there is one worker")]
+    if device == "cuda" and not resources.gpus:
+        message = "is 0.0, expected more: compute.device is 'cuda', and Ray gives a process the GPUs that it asks for"
+        return [Problem(key=f"{prefix}resources.gpus", message=message)]
+    return []
 
 
 def preset_names() -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from aln.config.course import OF_ALIGNMENT
 from aln.config.documents import Document, dump
 from aln.config.objectives import OF_LAYERS, Mode, Objective, refusal
-from aln.config.run import RunConfig, check_run, known_keys, located, problems_of
+from aln.config.run import RunConfig, check_run, device_problems, known_keys, located, problems_of
 from aln.config.section import Section
 from aln.errors import ConfigError, Problem
 
@@ -217,6 +217,8 @@ def parse_sweep(document: Document) -> tuple[SweepConfig, RunConfig]:
         problems += _baseline_problems(config, run, base)
         if base is not None:
             problems += _asks_of_run(config, base)
+    if base is not None:
+        problems += device_problems(base, "run.")
     if problems or config is None or base is None:
         raise ConfigError([located(problem, document) for problem in problems])
     return config, base

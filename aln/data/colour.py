@@ -6,6 +6,8 @@ float images, which take one factor for all images of a batch.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -28,9 +30,14 @@ def distort_colours(images: Tensor, numbers: Tensor) -> None:
     _blend(images, _grey(images).mean((2, 3), keepdim=True), 1 + CONTRAST * contrast)
 
 
+@functools.lru_cache(maxsize=64)
+def of_channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number for each channel, [C, 1, 1]; kept, since a GPU would have to be waited for to get it."""
+    return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
+
+
 def _grey(images: Tensor) -> Tensor:
-    weights = images.new_tensor(_GREY)[:, None, None]
-    return (images * weights).sum(1, keepdim=True)
+    return (images * of_channels(_GREY, images.dtype, images.device)).sum(1, keepdim=True)
 
 
 def _blend(images: Tensor, others: Tensor, factor: Tensor) -> None:

@@ -10,13 +10,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from aln.data.device_decoding import DeviceDecoding
 from aln.data.loading import CHUNK, Chunk, Loader, Preparer, Request
 from aln.data.pictures import Part, Unreadable
 from aln.data.preparation import Preparation
 from aln.data.source import WHOLE, Batch, ImageSource, Share, SplitName, equal_part
+from aln.devices import sent
 from aln.errors import DataError
 
 DecodeWhere = Literal["loaders", "device"]
@@ -127,17 +127,9 @@ class Encoded(ImageSource):
             out = images[done : done + len(chunk.labels)]
             done += len(chunk.labels)
             labels.append(chunk.labels)
-            colours = self._moved(chunk.colours) if split == "train" else None
-            self.preparation.finish(self._moved(chunk.images).permute(0, 3, 1, 2), colours, out)
-        return images[:done], self._moved(torch.cat(labels))
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        """The tensor on the device; its place in the CPU's memory is free for the next."""
-        if tensor.device.type == self.device.type:
-            return tensor
-        if self.device.type == "cuda":  # which copies while this process goes on, if from memory that stays in place
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=self.device.type == "cuda")
+            colours = sent(chunk.colours, self.device) if split == "train" else None
+            self.preparation.finish(sent(chunk.images, self.device).permute(0, 3, 1, 2), colours, out)
+        return images[:done], sent(torch.cat(labels), self.device)
 
 
 def _chunks(span: range) -> list[range]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from aln.data.colour import distort_colours
+from aln.data.colour import distort_colours, of_channels
 from aln.errors import DataError
 
 # Part of the area, and width over height, of random crops (Szegedy et al. 2015, arXiv 1409.4842, section 6).
@@ -191,8 +191,8 @@ class Resnet(Preparation):
         return resized_centre(image, height, width, self.size)
 
     def _finish(self, images: Tensor, colours: Tensor | None, out: Tensor) -> None:
-        mean = out.new_tensor([0.485, 0.456, 0.406])[:, None, None]
-        deviation = out.new_tensor([0.229, 0.224, 0.225])[:, None, None]
+        mean = of_channels((0.485, 0.456, 0.406), out.dtype, out.device)
+        deviation = of_channels((0.229, 0.224, 0.225), out.dtype, out.device)
         out.copy_(images, non_blocking=True).mul_(1 / (255 * deviation)).sub_(mean / deviation)
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from aln.devices import sent
 from aln.errors import DataError
 from aln.seeds import derived_seed
 
@@ -98,6 +99,7 @@ class InMemory(ImageSource):
         flip: every other training image is mirrored left to right, at random.
         standard: mean and standard deviation of each channel, by which images held as bytes (uint8) are standardised
             in each batch.
+        destination: where batches go, if not where the images lie.
     """
 
     train: Split
@@ -107,6 +109,7 @@ class InMemory(ImageSource):
     shift: int = 0
     flip: bool = False
     standard: tuple[Tensor, Tensor] | None = None
+    destination: torch.device | None = None
 
     def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):
@@ -132,25 +135,29 @@ class InMemory(ImageSource):
                 images = _moved(images, _offsets(len(index), self.shift, derived_seed(seed, step))[:, mine], self.shift)
             if self.flip:
                 images = _mirrored(images, _turns(len(index), derived_seed(seed, step, 1))[mine])
-            yield self._standardised(images), self.train.labels[index[mine]]
+            yield self._finished(images, self.train.labels[index[mine]])
 
     def batches(self, split: SplitName, batch_size: int, *, share: Share = WHOLE) -> Iterator[Batch]:
         part: Split = getattr(self, split)
         mine, size = share.of(len(part)), max(1, batch_size // share.workers)
         if mine.start < mine.stop:
             for images, labels in zip(part.images[mine].split(size), part.labels[mine].split(size), strict=True):
-                yield self._standardised(images), labels
+                yield self._finished(images, labels)
 
-    def _standardised(self, images: Tensor) -> Tensor:
+    def _finished(self, images: Tensor, labels: Tensor) -> Batch:
+        if self.destination is not None:
+            images, labels = images.to(self.destination), labels.to(self.destination)
         if self.standard is None:
-            return images
-        mean, deviation = (t.to(images.device)[:, None, None] for t in self.standard)
-        return images.to(mean.dtype).sub_(mean).div_(deviation)
+            return images, labels
+        mean, deviation = (t[:, None, None] for t in self.standard)
+        return images.to(mean.dtype).sub_(mean).div_(deviation), labels
 
     def to(self, device: torch.device) -> InMemory:
-        return replace(
-            self, train=self.train.to(device), validation=self.validation.to(device), test=self.test.to(device)
-        )
+        standard = None if self.standard is None else (self.standard[0].to(device), self.standard[1].to(device))
+        if device.type == "xla":  # which would compile a program for every place in an epoch that a batch is cut from
+            return replace(self, standard=standard, destination=device)
+        train, validation, test = (part.to(device) for part in (self.train, self.validation, self.test))
+        return replace(self, train=train, validation=validation, test=test, standard=standard, destination=None)
 
 
 def equal_part(share: Share, batch: int) -> slice:
@@ -170,7 +177,7 @@ def _turns(n: int, seed: int) -> Tensor:
 
 def _mirrored(images: Tensor, turns: Tensor) -> Tensor:
     """Some of the images [N, C, H, W] mirrored left to right."""
-    return torch.where(turns.to(images.device)[:, None, None, None], images.flip(-1), images)
+    return torch.where(sent(turns, images.device)[:, None, None, None], images.flip(-1), images)
 
 
 def _offsets(n: int, shift: int, seed: int) -> Tensor:
@@ -182,7 +189,7 @@ def _moved(images: Tensor, offsets: Tensor, shift: int) -> Tensor:
     """Every image moved by its own offset, zeros coming in, by one gather from the padded batch."""
     n, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (shift,) * 4)
-    starts = shift - offsets[:, :, None].to(images.device)
+    starts = shift - sent(offsets, images.device)[:, :, None]
     rows = starts[0] + torch.arange(height, device=images.device)
     columns = starts[1] + torch.arange(width, device=images.device)
     example = torch.arange(n, device=images.device)

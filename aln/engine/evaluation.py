@@ -11,7 +11,8 @@ from torch import nn
 
 from aln.alignment import LayerAlignment, measure_alignment
 from aln.data import Batch, ImageSource
-from aln.engine.modes import autocast, train_mode, wide
+from aln.devices import cut, wide
+from aln.engine.modes import autocast, train_mode
 from aln.engine.results import Evaluation
 from aln.engine.settings import FitSettings, Precision
 from aln.errors import DataError
@@ -36,6 +37,7 @@ def evaluate(
         loss = F.cross_entropy(logits, labels, reduction="sum")
         sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss])
         examples += len(labels)
+        cut(device)
     model.train(was_training)
     examples = int(world.sum(torch.tensor(examples, device=device)))
     if not examples:

@@ -14,11 +14,6 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def wide(device: torch.device) -> torch.dtype:
-    """The type in which losses are added up: the widest that the device has."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def train_mode(model: nn.Module, frozen_bn: bool) -> None:
     """Puts the model into training mode, its batch norms in evaluation mode and fixed if they are frozen."""
     model.train()

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from aln.checkpoint import TrainState
 from aln.data import ImageSource
-from aln.engine.modes import train_mode, wide
-from aln.engine.randomness import seed_generators
+from aln.devices import cut, seed_generators, wide
+from aln.engine.modes import train_mode
 from aln.engine.results import StepProgress
 from aln.engine.settings import FitSettings
 from aln.engine.step import Stepper, set_rates
@@ -70,15 +70,18 @@ class Training:
         seed = derived_seed(settings.seed, state.epoch)
         for inputs, labels in self.source.train_batches(settings.batch_size, seed, start=state.step, share=world.share):
             turn = self.stepper.begin(steps)
-            seed_generators(self.device, settings.seed, state.epoch, state.step, world.rank)
+            seed_generators(self.device, derived_seed(settings.seed, state.epoch, state.step, world.rank))
             logits, loss = self.stepper.gradients(inputs, labels, turn)
             state.images += len(labels) * world.workers
             own += len(labels)
             sums += torch.stack([loss * len(labels), (logits.argmax(1) == labels).sum()])
             state.step += 1
-            if state.step % check_every == 0 and not math.isfinite(float(world.sum(sums[0].clone()))):
-                break
+            if state.step % check_every == 0:
+                cut(self.device)
+                if not math.isfinite(float(world.sum(sums[0].clone()))):
+                    break
             self.stepper.update()
+            cut(self.device)
             rate = (state.images - earlier) / (time.perf_counter() - began)
             if self.on_step is not None:
                 self.on_step(
@@ -107,7 +110,7 @@ class Training:
         train_mode(state.model, settings.frozen_bn)
         mine = self.world.share.of(settings.batch_size)
         for step in range(settings.pretraining.steps):
-            seed_generators(device, settings.seed, _PRETRAINING, step, self.world.rank)
+            seed_generators(device, derived_seed(settings.seed, _PRETRAINING, step, self.world.rank))
             images = torch.randn(mine.stop - mine.start, *self.source.input_shape, device=device)
             labels = torch.randint(self.source.num_classes, (len(images),), device=device)
             for optimizer in state.optimizers:
@@ -116,6 +119,7 @@ class Training:
                     group["lr"] = settings.pretraining.lr or group["lr"]
             self.stepper.gradients(images, labels, Turn())
             self.stepper.update(noisy=False)
+            cut(device)
         for optimizer in state.optimizers:
             optimizer.state.clear()
 

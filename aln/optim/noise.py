@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from aln.devices import own_generator
 from aln.errors import AlnError
 from aln.optim.checks import at_least_zero
 from aln.optim.groups import Part, backward_weights
@@ -45,7 +46,7 @@ class UpdateNoise:
         if not self.variance:
             return
         backward = set(backward_weights(model))
-        generators: dict[torch.device, torch.Generator] = {}
+        generators: dict[torch.device, torch.Generator | None] = {}
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 for weight in group["params"]:
@@ -53,10 +54,10 @@ class UpdateNoise:
                     if weight.grad is None or not chosen:
                         continue
                     if weight.device not in generators:
-                        generators[weight.device] = torch.Generator(weight.device).manual_seed(seed)
+                        generators[weight.device] = own_generator(weight.device, seed)
                     weight.add_(self._draw(weight, generators[weight.device]), alpha=group["lr"])
 
-    def _draw(self, weight: Tensor, generator: torch.Generator) -> Tensor:
+    def _draw(self, weight: Tensor, generator: torch.Generator | None) -> Tensor:
         """Noise in the shape of a weight, and the same whatever its memory layout."""
         noise = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
         if self.distribution == "normal":

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from aln.devices import fuses
 from aln.errors import AlnError
 from aln.optim.checks import above_zero, at_least_zero, below_one
 from aln.optim.groups import Part, parameter_groups
@@ -62,6 +63,10 @@ class Optimizer(ABC):
         """torch's optimizer over groups of parameters that say their own weight decay."""
 
 
+def _fuses(groups: Groups) -> bool:
+    return all(fuses(weight.device) for group in groups for weight in group["params"])
+
+
 OPTIMIZERS: Registry[type[Optimizer]] = Registry("optimizer", Optimizer)
 
 
@@ -80,7 +85,7 @@ class SGD(Optimizer):
 
     def over(self, groups: Groups) -> torch.optim.SGD:
         nesterov = self.nesterov and self.momentum > 0
-        return _FusedSGD(groups, lr=self.lr, momentum=self.momentum, nesterov=nesterov, fused=True)
+        return _FusedSGD(groups, lr=self.lr, momentum=self.momentum, nesterov=nesterov, fused=_fuses(groups))
 
 
 class _FusedSGD(torch.optim.SGD):
@@ -194,7 +199,7 @@ class Adam(_Moments):
     """Adam (arXiv 1412.6980)."""
 
     def over(self, groups: Groups) -> torch.optim.Adam:
-        return torch.optim.Adam(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+        return torch.optim.Adam(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=_fuses(groups))
 
 
 @OPTIMIZERS.register("radam")

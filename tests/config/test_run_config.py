@@ -185,7 +185,7 @@ def test_all_errors_of_a_file_at_once():
         "f.yaml:8: optimizer.lr: is 'x': input should be a valid number",
         "f.yaml:9: optimizer.momentum: is True: input should be a valid number",
         "f.yaml:10: seed: is -1: input should be greater than or equal to 0",
-        "f.yaml:11: compute.device: is 'gpu': input should be 'auto', 'cpu', 'cuda' or 'mps'",
+        "f.yaml:11: compute.device: is 'gpu': input should be 'auto', 'cpu', 'cuda', 'mps' or 'xla'",
         "f.yaml:12: data: is [1], expected a name, or a name and its options",
         "f.yaml:15: schedule.drops: is 'x': input should be a valid number",
         "f.yaml:18: resources.cpus: is 1.5: input should be a valid integer",
