@@ -37,24 +37,41 @@ class Server:
     def gets(self) -> dict[str, int]:
         """How often the content of each object was asked for, by its path."""
         asked: dict[str, int] = {}
-        for path in re.findall(r'"GET (/[^/? ]+/[^? ]+) HTTP', self._log.read_text()):
+        for path in re.findall(r"GET (/[^/? ]+/[^? ]+) HTTP", self._log.read_text()):
             asked[path] = asked.get(path, 0) + 1
         return asked
+
+    def gets_under(self, url: str) -> list[int]:
+        """How often the content of each object under a URL was asked for, of those that were."""
+        return [count for path, count in self.gets().items() if path.startswith(f"{url.removeprefix('s3:/')}/")]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("moto") / "log")
     yield server
-    server.process.kill()
-    server.process.wait()
+    server.kill()
 
 
 @pytest.fixture
-def upload(server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[Path], str]:
+def server_to_kill(tmp_path: Path) -> Iterator[Server]:
+    """One that `upload` uses instead of the one that all tests share, if it is asked for."""
+    server = Server(tmp_path / "moto.log")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def upload(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[Path], str]:
     """Puts a folder into a new bucket; returns its URL."""
     import boto3
 
+    own = "server_to_kill" in request.fixturenames
+    server = request.getfixturevalue("server_to_kill" if own else "server")
     keys = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_REGION": "us-east-1"}
     for key, value in {**keys, "AWS_ENDPOINT_URL": server.endpoint}.items():
         monkeypatch.setenv(key, value)
