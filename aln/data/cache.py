@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -22,10 +20,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from aln.data.decoding import dimensions
+from aln.data.kept import only_one, require_room
 from aln.data.loading import clean_processes, end_with_parent
 from aln.data.pictures import Decoded, Pictures, require_few
 from aln.data.preparation import resized, with_shortest_side
@@ -37,8 +35,6 @@ _PER_FILE = 4096  # images; a file is about a GiB, and few enough are open at a 
 _SAMPLE = 256  # images whose headers are read to tell the size
 _MARGIN = 1.05
 _INDEX = "index.npz"
-
-_log = logging.getLogger(__name__)
 
 
 class Stored(Pictures):
@@ -80,7 +76,7 @@ def stored(records: Records, folder: Path, side: int, processes: int) -> Stored:
     home = folder / f"{side}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not (home / _INDEX).exists():
         _made(home)
-        with _only_one(home):
+        with only_one(home.with_suffix(".lock"), f"stores images in {home}"):
             if not (home / _INDEX).exists():
                 _Builder(records, home, side, _PER_FILE).build(processes)
     return Stored(home)
@@ -122,11 +118,8 @@ class _Builder:
 
     def _require_room(self, share: float) -> None:
         """Says how much is going to be stored. Raises `DataError` if the disk has not that much room."""
-        size, free = _MARGIN * share * expected_bytes(self.records, self.side), shutil.disk_usage(self.home).free
-        plan = f"storing {len(self.records)} images, shortest side {self.side}, takes about {_told(size)}"
-        if size > free:
-            raise DataError(f"{plan}, but {self.home.parent} has {_told(free)} free")
-        _log.warning("%s in %s, which has %s free", plan, self.home, _told(free))
+        size = _MARGIN * share * expected_bytes(self.records, self.side)
+        require_room(f"storing {len(self.records)} images, shortest side {self.side},", size, self.home)
 
     def _filled(self, missing: list[int], processes: int) -> Iterator[int]:
         """The numbers of the missing files, each as it is there."""
@@ -226,21 +219,6 @@ def _made(home: Path) -> None:
 
 
 @contextmanager
-def _only_one(home: Path) -> Iterator[None]:
-    """Waits until no other process fills the cache. A lock ends with the process that holds it."""
-    lock = FileLock(home.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        _log.warning("waiting for another process, which stores images in %s", home)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
 def _whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write that is there once all has been written. Raises `DataError` if it cannot be."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -253,7 +231,3 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written for the cache: {error.strerror or error}") from error
-
-
-def _told(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -11,6 +11,7 @@ import numpy as np
 from aln.data.cache import stored
 from aln.data.encoded import DecodeWhere, Encoded
 from aln.data.holdout import held_out
+from aln.data.kept import kept_in
 from aln.data.layouts import Layout, open_images
 from aln.data.pictures import Decoded, Part, Pictures
 from aln.data.preparation import PREPARATIONS
@@ -26,7 +27,7 @@ def imagenet(
     size: int | None = None,
     final_size: int | None = None,
     holdout: int = 0,
-    cache: str | None = None,
+    cache: bool | str = False,
     loaders: int | None = None,
     prefetch: int = 4,
     decode: DecodeWhere = "loaders",
@@ -41,12 +42,14 @@ def imagenet(
     published ones too, as in arXiv 2003.01513.
 
     Args:
-        root: folder; `~` is the home folder.
+        root: folder, `~` being the home folder; or `s3://bucket/folder` or `gs://bucket/folder`, of which each machine
+            keeps a copy under `ALN_CACHE`, default `~/.cache/aln` (`aln.data.mirror`).
         layout: `folders`, `tfrecords` or `webdataset`; found out if None.
         preparation: `resnet` or `inception`, see `aln.data.preparation`.
         size: side of the square crop, in pixels; the preparation's own (224, 299) if None.
         final_size: side to which the crop is resized at last.
-        cache: folder in which the images are stored once, decoded and resized, for all processes of this machine.
+        cache: folder in which the images are stored once, decoded and resized, for all processes of this machine; true
+            for one under `ALN_CACHE`.
         loaders, prefetch: see `Encoded.make`.
         decode: `loaders`, or `device`: JPEG in batches on the GPU (`aln.data.device_decoding`).
         image_key, label_key: where TFRecords hold image and class.
@@ -60,15 +63,14 @@ def imagenet(
         raise DataError(f"decode = 'device': nothing is left to decode with cache = {cache}, expected one or the other")
     sides = {} if size is None else {"size": size}
     prepared = PREPARATIONS[preparation](**sides, final_size=final_size)
-    images = open_images(
-        Path(root).expanduser(), layout=layout, image_key=image_key, label_key=label_key, first_label=first_label
-    )
+    images = open_images(root, layout=layout, image_key=image_key, label_key=label_key, first_label=first_label)
     stay, out = held_out(images.train.labels, holdout)
 
     def pictures(records: Records) -> Pictures:
-        if cache is None:
+        if cache is False:
             return Decoded(records)
-        return stored(records, Path(cache).expanduser(), prepared.stored_side, loaders or os.cpu_count() or 1)
+        folder = kept_in("images") if cache is True else Path(cache).expanduser()
+        return stored(records, folder, prepared.stored_side, loaders or os.cpu_count() or 1)
 
     train, published = pictures(images.train), pictures(images.validation)
     everything = np.arange(len(published))

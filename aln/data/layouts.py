@@ -10,7 +10,6 @@ The second split may be called `val` or `validation` in each; files lie in the r
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,9 +17,11 @@ from typing import Literal
 import numpy as np
 
 from aln.data.class_folders import ClassFolders
-from aln.data.index import Scan, indexed
+from aln.data.index import Scanner, indexed
+from aln.data.mirror import open_root
 from aln.data.packed import PackedRecords
 from aln.data.records import Records
+from aln.data.roots import Root
 from aln.data.shards import WORDS, find_shards, shard_problems
 from aln.data.tar_shards import scan_tar
 from aln.data.tfrecords import scan_tfrecords
@@ -44,7 +45,7 @@ class LabelledImages:
 
 
 def open_images(
-    root: Path,
+    root: str | Path,
     *,
     layout: Layout | None = None,
     image_key: str = "images",
@@ -54,30 +55,31 @@ def open_images(
     """The data set under `root`, in whichever layout it is, or the one that is named.
 
     Args:
+        root: a folder, or s3://bucket/folder or gs://bucket/folder, of which a copy is made (`aln.data.mirror`).
         image_key, label_key: the features of TFRecords that hold image and class.
         first_label: from which number classes count in TFRecords and tar files.
 
     Raises `DataError` with a line for each thing that is wrong: a split, a class or a file that is missing, a file that
-    is empty, cut off or damaged, classes that differ between the splits.
+    is empty, cut off or damaged, classes that differ between the splits. `StorageError` if a store cannot be used.
     """
-    if not root.is_dir():
-        raise DataError(f"root = {root}: {'is no folder' if root.exists() else 'there is no such folder'}")
-    found = [layout] if layout else recognised(root)
+    place = open_root(root)
+    found = [layout] if layout else recognised(place)
     if len(found) != 1:
-        there = " and ".join(found) or ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
-        raise DataError(f"{root} holds {there}: {'say which, with layout' if found else _EXPECTED}")
+        there = " and ".join(found) or _shown(place) or "nothing"
+        raise DataError(f"{place.address} holds {there}: {'say which, with layout' if found else _EXPECTED}")
     if found[0] == "folders":
-        return _class_folders(root)
-    scan: Callable[[Path], Scan] = scan_tar
+        return _class_folders(place)
+    scanner = Scanner("tar 1", scan_tar)
     if found[0] == "tfrecords":
         scan = functools.partial(scan_tfrecords, image_key=image_key, label_key=label_key)
-    return _packed(root, _SUFFIXES[found[0]], scan, first_label)
+        scanner = Scanner(f"tfrecords 1 {image_key} {label_key}", scan)
+    return _packed(place, _SUFFIXES[found[0]], scanner, first_label)
 
 
-def recognised(root: Path) -> list[Layout]:
+def recognised(root: Root) -> list[Layout]:
     """The layouts of which something is under `root`."""
     found: list[Layout] = []
-    if any(_holds_folders(root / word) for words in WORDS.values() for word in words):
+    if any(_class_names(root, word) for words in WORDS.values() for word in words):
         found.append("folders")
     for layout, suffix in _SUFFIXES.items():
         if any(find_shards(root, split, suffix) for split in WORDS):
@@ -85,21 +87,30 @@ def recognised(root: Path) -> list[Layout]:
     return found
 
 
-def _holds_folders(folder: Path) -> bool:
-    return folder.is_dir() and any(path.is_dir() for path in folder.iterdir() if path.name[0] != ".")
+def _class_names(root: Root, folder: str) -> list[str]:
+    return [name for name in root.listing(folder, looked_at=False).folders if name[0] != "."]
 
 
-def _class_folders(root: Path) -> LabelledImages:
+def _shown(root: Root) -> str:
+    """A few of the names in the root."""
+    listing = root.listing(looked_at=False)
+    return ", ".join(sorted([*listing.folders, *(file.name for file in listing.files)])[:5])
+
+
+def _class_folders(root: Root) -> LabelledImages:
     problems: list[str] = []
     parts: dict[str, ClassFolders] = {}
+    folders = root.listing(looked_at=False).folders
     for split, words in WORDS.items():
-        there = [word for word in words if (root / word).is_dir()]
+        there = [word for word in words if word in folders]
         if len(there) != 1:
             names = " or ".join(map(str, words))
-            problems.append(f"{root} holds {' and '.join(there) or 'no folder ' + names}, expected one for {split}")
+            problems.append(
+                f"{root.address} holds {' and '.join(there) or 'no folder ' + names}, expected one for {split}"
+            )
             continue
         try:
-            parts[split] = ClassFolders.scan(root / there[0])
+            parts[split] = ClassFolders.scan(root, there[0])
         except DataError as error:
             problems.append(str(error))
     if len(parts) == len(WORDS):
@@ -107,21 +118,25 @@ def _class_folders(root: Path) -> LabelledImages:
         for missing, where in ((train - validation, "validation"), (validation - train, "training")):
             if missing:
                 shown = ", ".join(sorted(missing)[:5]) + (", …" if len(missing) > 5 else "")
-                problems.append(f"{root}: no folder among the {where} images for {len(missing)} classes: {shown}")
+                problems.append(
+                    f"{root.address}: no folder among the {where} images for {len(missing)} classes: {shown}"
+                )
     if problems:
         raise DataError("\n".join(problems))
+    root.expect([file for part in parts.values() for file in part.files()])
     return LabelledImages(parts["train"], parts["validation"], len(parts["train"].classes))
 
 
-def _packed(root: Path, suffix: str, scan: Callable[[Path], Scan], first_label: int) -> LabelledImages:
+def _packed(root: Root, suffix: str, scanner: Scanner, first_label: int) -> LabelledImages:
     shards = {split: find_shards(root, split, suffix) for split in WORDS}
     problems = [problem for split, files in shards.items() for problem in shard_problems(root, split, files)]
     if problems:
         raise DataError("\n".join(problems))
+    root.expect([shard.file for files in shards.values() for shard in files])
     parts: dict[str, PackedRecords] = {}
     for split, files in shards.items():
         try:
-            parts[split] = indexed(root, [shard.name for shard in files], scan).counted_from(first_label)
+            parts[split] = indexed(root, [shard.file for shard in files], scanner).counted_from(first_label)
         except DataError as error:
             problems.append(str(error))
     if "train" in parts:

@@ -194,7 +194,8 @@ class Loader:
         try:
             yield from crew.run(requests)
         except RuntimeError as error:
-            raise DataError(f"loading images failed: {error}") from error
+            # Torch's message is the other process's traceback, at whose end stands what happened.
+            raise DataError(f"loading images failed: {str(error).strip().splitlines()[-1]}") from error
         except GeneratorExit:
             self._idle.append(crew)
             raise

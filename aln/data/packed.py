@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from dataclasses import dataclass
-from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
 from aln.data.records import Records
+from aln.data.roots import Root
 from aln.errors import DataError
+from aln.storage import StoredFile
 
 # An image: its file, its number among the file's records, where it starts there and how long it is (bytes), its class,
 # and its CRC-32C, −1 where the format has no checksum.
@@ -22,32 +22,15 @@ ENTRY = np.dtype(
 _OPEN_FILES = 256  # well below what a process may have open, and above what it reads from in turn
 
 
-@dataclass(frozen=True)
-class Stamp:
-    """A file as it was when it was indexed: its size in bytes, and when it was last written (ns)."""
-
-    name: str
-    size: int
-    written: int
-
-    @classmethod
-    def of(cls, root: Path, name: str) -> Stamp:
-        """Raises `DataError` if the file cannot be looked at."""
-        try:
-            status = (root / name).stat()
-        except OSError as error:
-            raise DataError(f"{root / name} cannot be read: {error.strerror}") from error
-        return cls(name, status.st_size, status.st_mtime_ns)
-
-
 class PackedRecords(Records):
     """Images in files under `root`.
 
     Args:
+        files: as they were when they were indexed.
         entries: [N] of `ENTRY`, whose files are places in `files`.
     """
 
-    def __init__(self, root: Path, files: tuple[Stamp, ...], entries: np.ndarray) -> None:
+    def __init__(self, root: Root, files: tuple[StoredFile, ...], entries: np.ndarray) -> None:
         self._root, self._files, self._entries = root, files, entries
         self.labels = np.ascontiguousarray(entries["label"])
 
@@ -60,9 +43,10 @@ class PackedRecords(Records):
     def read(self, index: int) -> bytes:
         entry = self._entries[index]
         length, start = int(entry["length"]), int(entry["start"])
-        stamp = self._files[entry["file"]]
+        listed = self._files[entry["file"]]
+        told = self._root.told(listed.name)
         try:
-            file = _opened(str(self._root / stamp.name), stamp.size, stamp.written)
+            file = _opened(str(self._root.local(listed)), told, listed.size, listed.written)
             data = os.pread(file.descriptor, length, start)
         except OSError as error:
             raise DataError(f"{self.name(index)} cannot be read: {error.strerror or error}") from error
@@ -74,12 +58,11 @@ class PackedRecords(Records):
 
     def name(self, index: int) -> str:
         entry = self._entries[index]
-        return (
-            f"{self._root / self._files[entry['file']].name}, record {entry['number']}, image at byte {entry['start']}"
-        )
+        file = self._root.told(self._files[entry["file"]].name)
+        return f"{file}, record {entry['number']}, image at byte {entry['start']}"
 
     def fingerprint(self) -> str:
-        content = repr((str(self._root), self._files)).encode() + self._entries.tobytes()
+        content = repr((self._root.identity, self._files)).encode() + self._entries.tobytes()
         return hashlib.sha256(content).hexdigest()
 
 
@@ -96,10 +79,10 @@ class _OpenFile:
 
 # Reads at an offset share no position: processes that are forked off may go on with what was open.
 @functools.lru_cache(maxsize=_OPEN_FILES)
-def _opened(path: str, size: int, written: int) -> _OpenFile:
+def _opened(path: str, told: str, size: int, written: int) -> _OpenFile:
     """The file, open for reading. Raises `OSError`, and `DataError` if it is not the one that was indexed."""
     file = _OpenFile(path)
     status = os.fstat(file.descriptor)
     if (status.st_size, status.st_mtime_ns) != (size, written):
-        raise DataError(f"{path} has changed since it was indexed; start anew")
+        raise DataError(f"{told} has changed since it was indexed; start anew")
     return file

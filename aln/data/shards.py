@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+from aln.data.roots import Root
+from aln.storage import StoredFile
 
 # The words by which a split's files and folders go.
 WORDS = {"train": ("train",), "validation": ("val", "validation")}
@@ -17,13 +19,13 @@ class Shard:
     """A numbered file.
 
     Attributes:
-        name: under the root of the data set.
+        file: named from the root of the data set on.
         series: the name with `*` in the place of the number: what it shares with the files it belongs to.
         digits: the number as it is written.
         total: how many files there are, as the name says; None where it does not.
     """
 
-    name: str
+    file: StoredFile
     series: str
     digits: str
     total: int | None
@@ -33,7 +35,7 @@ class Shard:
         return int(self.digits)
 
 
-def find_shards(root: Path, split: str, suffix: str) -> list[Shard]:
+def find_shards(root: Root, split: str, suffix: str) -> list[Shard]:
     """A split's files by number. They lie in `root`, or in a folder of the split's name.
 
     Args:
@@ -41,22 +43,22 @@ def find_shards(root: Path, split: str, suffix: str) -> list[Shard]:
     """
     pattern = re.compile(rf"((?:.*[-_.])?(?:{'|'.join(WORDS[split])})[-_])(\d+)((?:-of-(\d+))?(?:{suffix}))")
     found = []
-    for folder in ("", *(f"{word}/" for word in WORDS[split])):
-        for path in (root / folder).iterdir() if (root / folder).is_dir() else ():
-            if match := pattern.fullmatch(path.name):
-                series = f"{folder}{match[1]}*{match[3]}"
-                found.append(Shard(folder + path.name, series, match[2], int(match[4]) if match[4] else None))
+    for folder in ("", *WORDS[split]):
+        for file in root.listing(folder).files:
+            if match := pattern.fullmatch(file.name.rpartition("/")[2]):
+                series = f"{folder}/{match[1]}*{match[3]}" if folder else f"{match[1]}*{match[3]}"
+                found.append(Shard(file, series, match[2], int(match[4]) if match[4] else None))
     return sorted(found, key=lambda shard: (shard.series, shard.number))
 
 
-def shard_problems(root: Path, split: str, shards: Sequence[Shard]) -> list[str]:
+def shard_problems(root: Root, split: str, shards: Sequence[Shard]) -> list[str]:
     """A line for each thing that is wrong with a split's files: none at all, several series, missing or empty ones."""
     if not shards:
         words = " or ".join(f"{word}-" for word in WORDS[split])
-        return [f"{root} holds no {split} files, expected {words} and a number"]
+        return [f"{root.address} holds no {split} files, expected {words} and a number"]
     if len(series := sorted({shard.series for shard in shards})) > 1:
-        return [f"{root} holds several series of {split} files, expected one: {', '.join(series)}"]
-    problems = [f"{root / shard.name} is empty" for shard in shards if not (root / shard.name).stat().st_size]
+        return [f"{root.address} holds several series of {split} files, expected one: {', '.join(series)}"]
+    problems = [f"{root.told(shard.file.name)} is empty" for shard in shards if not shard.file.size]
     # A series without a total counts from 0 or from 1.
     numbers, total = [shard.number for shard in shards], shards[0].total
     expected = range(min(1, *numbers), max(numbers) + 1) if total is None else range(total)
@@ -65,8 +67,8 @@ def shard_problems(root: Path, split: str, shards: Sequence[Shard]) -> list[str]
         names = [shards[0].series.replace("*", f"{number:0{width}}") for number in missing[:_SHOWN]]
         more = ", …" if len(missing) > _SHOWN else ""
         problems.append(
-            f"{root}: {len(missing)} of {len(expected)} {split} files are missing: {', '.join(names)}{more}"
+            f"{root.address}: {len(missing)} of {len(expected)} {split} files are missing: {', '.join(names)}{more}"
         )
-    if surplus := [shard.name for shard in shards if shard.number not in expected]:
-        problems.append(f"{root / surplus[0]}: its number is not below {total}, the number of files")
+    if surplus := [shard.file.name for shard in shards if shard.number not in expected]:
+        problems.append(f"{root.told(surplus[0])}: its number is not below {total}, the number of files")
     return problems

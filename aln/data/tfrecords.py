@@ -22,8 +22,11 @@ _HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 _GZIP = b"\x1f\x8b"
 
 
-def scan_tfrecords(path: Path, image_key: str, label_key: str) -> Scan:
+def scan_tfrecords(path: Path, told: str = "", *, image_key: str, label_key: str) -> Scan:
     """Where the images of a file lie. Reads it whole and verifies every checksum.
+
+    Args:
+        told: what messages call the file, its path if nothing.
 
     A message whose checksum differs is left out, and told; where the next record starts is still known. Raises
     `DataError` naming record and byte if the file ends within a record, if it does not hold records, or if they are
@@ -34,7 +37,7 @@ def scan_tfrecords(path: Path, image_key: str, label_key: str) -> Scan:
         size = os.fstat(file.fileno()).st_size
         number = start = 0
         while start < size:
-            where = f"{path}, record {number} at byte {start}"
+            where = f"{told or path}, record {number} at byte {start}"
             message = _next_message(file, size - start, where)
             start += _HEADER.size
             if _masked(message) != _FOOTER.unpack(file.read(_FOOTER.size))[0]:

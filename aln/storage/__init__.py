@@ -6,11 +6,20 @@ import re
 from pathlib import Path
 
 from aln.errors import MissingFileError, StorageError
-from aln.storage.interface import RangeReader, Storage, StoredFile
+from aln.storage.interface import Listing, RangeReader, Storage, StoredFile
 from aln.storage.local import LocalFolder
 from aln.storage.object_store import ObjectStore
 
-__all__ = ["MissingFileError", "RangeReader", "Storage", "StorageError", "StoredFile", "open_storage", "split_address"]
+__all__ = [
+    "Listing",
+    "MissingFileError",
+    "RangeReader",
+    "Storage",
+    "StorageError",
+    "StoredFile",
+    "open_storage",
+    "split_address",
+]
 
 _EXPECTED = "expected a folder, s3://bucket/folder or gs://bucket/folder"
 

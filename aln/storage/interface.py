@@ -6,7 +6,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -18,10 +18,19 @@ _CHUNK = 32 << 20  # bytes at a time of a file that is downloaded
 
 @dataclass(frozen=True, order=True)
 class StoredFile:
-    """A file in a folder: its name there and its size in bytes."""
+    """A file in a folder: its name there, its size in bytes, and when it was last written (ns since 1970)."""
 
     name: str
     size: int
+    written: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies directly in a folder, each sorted by name."""
+
+    files: list[StoredFile]
+    folders: list[str]
 
 
 class RangeReader:
@@ -113,8 +122,13 @@ class Storage(ABC):
 
     def files(self) -> list[StoredFile]:
         """The files directly under the root, sorted by name; none if the root is not there."""
-        with self._telling("", "cannot be listed") as address:
-            return sorted(self._list(address))
+        return self.listing().files
+
+    def listing(self, name: str = "") -> Listing:
+        """What lies directly in a folder, in the root if none is named; nothing if the folder is not there."""
+        with self._telling(name, "cannot be listed") as address:
+            files, folders = self._list(address)
+        return Listing(sorted(files, key=lambda file: file.name), sorted(folders))
 
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
@@ -160,7 +174,8 @@ class Storage(ABC):
         """The size of a file in bytes, what reads a number of bytes at an offset, and what closes it."""
 
     @abstractmethod
-    def _list(self, address: str) -> list[StoredFile]: ...
+    def _list(self, address: str) -> tuple[list[StoredFile], list[str]]:
+        """The files directly in a folder, and the names of the folders in it."""
 
     @abstractmethod
     def _exists(self, address: str) -> bool: ...

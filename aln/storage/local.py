@@ -40,15 +40,18 @@ class LocalFolder(Storage):
 
         return os.fstat(file.fileno()).st_size, read_at, file.close
 
-    def _list(self, address: str) -> list[StoredFile]:
-        found = []
+    def _list(self, address: str) -> tuple[list[StoredFile], list[str]]:
+        files, folders = [], []
         with contextlib.suppress(FileNotFoundError), os.scandir(address) as entries:
             for entry in entries:
                 # A file may go between being found and being looked at.
                 with contextlib.suppress(FileNotFoundError):
-                    if entry.is_file() and not PARTIAL.fullmatch(entry.name):
-                        found.append(StoredFile(entry.name, entry.stat().st_size))
-        return found
+                    if entry.is_dir():
+                        folders.append(entry.name)
+                    elif entry.is_file() and not PARTIAL.fullmatch(entry.name):
+                        status = entry.stat()
+                        files.append(StoredFile(entry.name, status.st_size, status.st_mtime_ns))
+        return files, folders
 
     def _exists(self, address: str) -> bool:
         return Path(address).is_file()

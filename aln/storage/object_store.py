@@ -65,13 +65,14 @@ class ObjectStore(Storage):
         file = self._client.open_input_file(_key(address))
         return file.size(), file.read_at, file.close
 
-    def _list(self, address: str) -> list[StoredFile]:
+    def _list(self, address: str) -> tuple[list[StoredFile], list[str]]:
         from pyarrow.fs import FileSelector
 
         found = self._client.get_file_info(FileSelector(_key(address), allow_not_found=True))
         if not found:
             self._require_bucket()
-        return [StoredFile(info.base_name, info.size) for info in found if info.is_file]
+        files = [StoredFile(info.base_name, info.size, info.mtime_ns or 0) for info in found if info.is_file]
+        return files, [info.base_name for info in found if not info.is_file]
 
     def _exists(self, address: str) -> bool:
         there = bool(self._client.get_file_info(_key(address)).is_file)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from aln.data import packed
-from aln.data.index import Scan, indexed
+from aln.data.index import Scan, Scanner, indexed
 from aln.data.packed import PackedRecords
+from aln.data.roots import Disk
 from aln.errors import DataError
 
 SIZE = 10_000
@@ -24,18 +25,23 @@ def content(file: int, number: int) -> bytes:
     return np.random.RandomState([file, number]).bytes(SIZE)
 
 
-def scan(path: Path) -> Scan:
+def scan(path: Path, told: str) -> Scan:
     found = Scan()
     for number in range(path.stat().st_size // SIZE):
         found.add(number, number * SIZE, SIZE, number)
     return found
 
 
+def index(root: Path, names: str = "0123") -> PackedRecords:
+    disk = Disk(root)
+    return indexed(disk, [file for file in disk.listing().files if file.name in names], Scanner("blocks", scan))
+
+
 @pytest.fixture
 def records(tmp_path: Path) -> PackedRecords:
     for file in range(4):
         (tmp_path / str(file)).write_bytes(b"".join(content(file, number) for number in range(5)))
-    return indexed(tmp_path, ["0", "1", "2", "3"], scan)
+    return index(tmp_path)
 
 
 def right(records: PackedRecords, index: int) -> bool:
@@ -102,19 +108,18 @@ def test_a_file_that_is_gone_names_the_record(records: PackedRecords, tmp_path: 
 def test_an_image_whose_checksum_differs_is_not_handed_out(tmp_path: Path) -> None:
     (tmp_path / "0").write_bytes(content(0, 0))
 
-    def wrong(path: Path) -> Scan:
+    def wrong(path: Path, told: str) -> Scan:
         found = Scan()
         found.add(0, 0, SIZE, 0, checksum=12345)
         return found
 
     with pytest.raises(DataError, match=r"record 0, image at byte 0: the image is damaged, its checksum differs"):
-        indexed(tmp_path, ["0"], wrong).read(0)
+        indexed(Disk(tmp_path), Disk(tmp_path).listing().files, Scanner("wrong", wrong)).read(0)
 
 
 def test_the_fingerprint_follows_the_files_and_what_they_hold(records: PackedRecords, tmp_path: Path) -> None:
-    names = ["0", "1", "2", "3"]
-    assert indexed(tmp_path, names, scan).fingerprint() == records.fingerprint()
-    assert indexed(tmp_path, names[:3], scan).fingerprint() != records.fingerprint()
+    assert index(tmp_path).fingerprint() == records.fingerprint()
+    assert index(tmp_path, "012").fingerprint() != records.fingerprint()
     os.utime(tmp_path / "1", ns=(1, 1))
-    assert indexed(tmp_path, names, scan).fingerprint() != records.fingerprint()
+    assert index(tmp_path).fingerprint() != records.fingerprint()
     assert records.counted_from(1).fingerprint() != records.fingerprint()

@@ -106,13 +106,13 @@ def cut(path: Path) -> None:
     ("spoil", "message"),
     [
         (lambda root: cut(root / "data_batch_3.bin"), r"data_batch_3\.bin has 30727 bytes, expected records of 3073"),
-        (lambda root: (root / "data_batch_2.bin").unlink(), r"data_batch_2\.bin cannot be read: No such file"),
+        (lambda root: (root / "data_batch_2.bin").unlink(), r"data_batch_2\.bin is missing"),
         (
             lambda root: (root / "data_batch_1.bin").write_bytes(b"\x0b" + bytes(3072)),
             r"record 0: the label is 11, expect",
         ),
         (
-            lambda root: (root / "test_batch.bin").rename(root / "x"),
+            lambda root: root.rename(root.parent / "d") and root.mkdir(),
             "expected test_batch.bin in it, or in cifar-10-batch",
         ),
     ],

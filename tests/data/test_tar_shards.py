@@ -9,12 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from aln.data.index import indexed
+from aln.data.index import Scanner, indexed
+from aln.data.packed import PackedRecords
+from aln.data.roots import Disk
 from aln.data.tar_shards import scan_tar
 from aln.errors import DataError
 from written_images import as_members, images, jpeg, write_tar
 
 IMAGES = images(5, num_classes=3)
+
+
+def index(path: Path) -> PackedRecords:
+    files = [file for file in Disk(path.parent).listing().files if file.name == path.name]
+    return indexed(Disk(path.parent), files, Scanner("tar", scan_tar))
 
 
 @pytest.fixture
@@ -24,7 +31,7 @@ def shard(tmp_path: Path) -> Path:
 
 
 def test_every_image_is_read_as_it_was_written(shard: Path) -> None:
-    records = indexed(shard.parent, [shard.name], scan_tar)
+    records = index(shard)
     assert [(records.read(k), int(records.labels[k])) for k in range(len(records))] == IMAGES
     start = int(records.name(3).removeprefix(f"{shard}, record 3, image at byte "))
     assert shard.read_bytes()[start:].startswith(IMAGES[3][0])
@@ -40,7 +47,7 @@ def test_keys_have_folders_and_members_any_order_and_other_kinds(tmp_path: Path)
         "a.b/1.cls": b" 0",
     }
     write_tar(tmp_path / "one.tar", members)
-    records = indexed(tmp_path, ["one.tar"], scan_tar)
+    records = index(tmp_path / "one.tar")
     assert [records.read(0), records.read(1)] == [b"second", b"first"]
     assert records.labels.tolist() == [0, 1]
 
@@ -48,7 +55,7 @@ def test_keys_have_folders_and_members_any_order_and_other_kinds(tmp_path: Path)
 def test_long_names_and_pax_headers_are_understood(tmp_path: Path) -> None:
     key = "folder/" * 40 + "ünter"
     write_tar(tmp_path / "one.tar", {f"{key}.jpg": jpeg(0), f"{key}.cls": b"2"})
-    assert indexed(tmp_path, ["one.tar"], scan_tar).read(0) == jpeg(0)
+    assert index(tmp_path / "one.tar").read(0) == jpeg(0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from aln.data.index import indexed
+from aln.data.index import Scanner, indexed
+from aln.data.roots import Disk
 from aln.data.tfrecords import scan_tfrecords
 from aln.errors import DataError
 from written_images import images, jpeg, needs_tensorflow, write_tfrecords
@@ -63,7 +64,8 @@ def flip(path: Path, at: int) -> None:
 
 
 def test_every_image_is_read_as_it_was_written(written: Path) -> None:
-    records = indexed(written, ["first", "second"], SCAN)
+    files = [file for file in Disk(written).listing().files if file.name in ("first", "second")]
+    records = indexed(Disk(written), files, Scanner("tfrecords", SCAN))
     assert [(records.read(k), int(records.labels[k])) for k in range(len(records))] == IMAGES
     assert records.name(5) == f"{written / 'second'}, record 1, image at byte {records.name(5).rpartition(' ')[2]}"
     start = int(records.name(5).rpartition(" ")[2])
@@ -71,7 +73,7 @@ def test_every_image_is_read_as_it_was_written(written: Path) -> None:
 
 
 def test_the_keys_are_those_that_are_named(written: Path) -> None:
-    scan = scan_tfrecords(written / "standard", "image/encoded", "image/class/label")
+    scan = scan_tfrecords(written / "standard", image_key="image/encoded", label_key="image/class/label")
     assert [row[4] for row in scan.rows] == [1]
 
 
