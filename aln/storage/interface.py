@@ -113,7 +113,7 @@ class Storage(ABC):
 
     def files(self) -> list[StoredFile]:
         """The files directly under the root, sorted by name; none if the root is not there."""
-        with self._telling("", "cannot be listed") as address:
+        with self._telling(None, "cannot be listed") as address:
             return sorted(self._list(address))
 
     def exists(self, name: str) -> bool:
@@ -141,9 +141,9 @@ class Storage(ABC):
         """Makes the root, which must not be there yet; in an object store, must hold nothing yet."""
 
     @contextmanager
-    def _telling(self, name: str, failed: str) -> Iterator[str]:
-        """Lends the address of a file, of the root if the name is empty, and turns what fails into a `StorageError`."""
-        address = self.address(name) if name else self.root
+    def _telling(self, name: str | None, failed: str) -> Iterator[str]:
+        """Lends the address of a file, of the root if there is no name, and turns what fails into a `StorageError`."""
+        address = self.root if name is None else self.address(name)
         try:
             yield address
         except OSError as error:

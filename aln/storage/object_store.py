@@ -22,7 +22,7 @@ _CONNECT = 5.0  # seconds until a connection stands
 _SILENCE = 20.0  # seconds without a byte after which a connection is given up
 _ATTEMPTS = 3  # at a request, the pauses between them growing
 _RETRY = timedelta(seconds=15)  # how long Google's client goes on trying
-_S3_FAILURE = re.compile(r"AWS Error (\w+(?: \(HTTP status \d+\))?).* during \w+ operation: (.*?)(?: \(Request ID.*)?$")
+_S3_FAILURE = re.compile(r"AWS Error (\w+(?: \(HTTP status \d+\))?).* during \w+ operation: ?(.*?)(?: \(Request ID.*)?$")
 _GS_FAILURE = re.compile(r"google::cloud::Status\((\w+): (.*?)(?: error_info=.*)?$")
 _UNANSWERED = ("NETWORK_CONNECTION", "UNAVAILABLE", "REQUEST_TIMEOUT")
 
@@ -113,7 +113,7 @@ class ObjectStore(Storage):
             return StorageError(address, failed, text)
         detail = match[2].rpartition("Details: ")[2].rpartition("with a last message of ")[2]
         said = "does not answer" if match[1] in _UNANSWERED else f"says {match[1]}"
-        return StorageError(address, failed, f"{self.endpoint} {said}: {detail}")
+        return StorageError(address, failed, f"{self.endpoint} {said}: {detail}" if detail else f"{self.endpoint} {said}")
 
 
 def _key(address: str) -> str:
