@@ -79,6 +79,10 @@ class Line:
         """Ends all connections, once, when so many more bytes have gone to the server; takes new ones."""
         self._left, self._when_spent = int(count), self._break
 
+    def silence_after(self, count: str) -> None:
+        """Falls silent when so many more bytes have gone to the server."""
+        self._left, self._when_spent = int(count), self.silence
+
     def doom(self, count: str) -> None:
         """Ends all connections, and each of the next so many as soon as something comes."""
         self._doomed = int(count)

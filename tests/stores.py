@@ -29,7 +29,7 @@ class Started:
     port: int
 
     def order(self, order: str) -> None:
-        """Tells a line what to do: cut, cut_after BYTES, break_after BYTES, doom COUNT, silence, mend. It is done when this returns."""
+        """Tells a line what to do, which is done when this returns: a method of `store_server.Line`, its argument."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(order, file=self.process.stdin, flush=True)
