@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from aln.errors import ClusterError
 from aln.preflight import require_listener
@@ -108,6 +110,36 @@ def joined_cluster() -> Iterator[Cluster]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def require_shared(folder: Path) -> None:
+    """Raises `ClusterError` naming the machines that do not see what this one writes where the folder is to be."""
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != this_node()]
+    existing = next(parent for parent in folder.parents if parent.exists())
+    with tempfile.NamedTemporaryFile(dir=existing, prefix=".visible-") as marker:
+        sees = ray.remote(num_cpus=0)(_sees)
+        seen = [sees.options(scheduling_strategy=on_node(node["NodeID"])).remote(marker.name) for node in others]
+        blind = [node["NodeManagerAddress"] for node, it in zip(others, ray.get(seen), strict=True) if not it]
+    if blind:
+        raise ClusterError(
+            f"{folder} is not seen from {', '.join(blind)}: expected a folder that all machines share, or a URL "
+            "(s3://bucket/folder)"
+        )
+
+
+def this_node() -> str:
+    """Ray's name of the machine of this process."""
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+def on_node(node: str) -> NodeAffinitySchedulingStrategy:
+    """Where something is to run: on that machine."""
+    return NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+
+
+def _sees(path: str) -> bool:
+    return Path(path).exists()
 
 
 def _authenticate() -> None:

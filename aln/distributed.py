@@ -21,9 +21,8 @@ from typing import Any, Self
 import ray
 from ray import train as ray_train
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from aln.cluster import Cluster, joined_cluster
+from aln.cluster import Cluster, joined_cluster, on_node, require_shared, this_node
 from aln.config import Resources, RunConfig
 from aln.engine import EpochResult, Evaluation, StepProgress
 from aln.errors import ClusterError
@@ -94,8 +93,8 @@ class DistributedJob:
             cluster = opening.enter_context(joined_cluster())
             _require_room(cluster, self.config.resources)
             if "://" not in self._root:
-                _require_shared(Path(self._root))
-            self._mailbox = ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=_on(_this_node())).remote()
+                require_shared(Path(self._root))
+            self._mailbox = ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=on_node(this_node())).remote()
             self._folder = opening.enter_context(tempfile.TemporaryDirectory(prefix="aln-"))
             self._open = opening.pop_all()
         self._tell(f"Running on {cluster.where} with {cluster.has}: {self.config.resources.workers} workers.")
@@ -276,31 +275,3 @@ def _require_room(cluster: Cluster, resources: Resources) -> None:
             f"resources.workers is {resources.workers}, but {cluster.where} holds {holds} workers of {each} "
             f"(it has {cluster.has})"
         )
-
-
-def _require_shared(folder: Path) -> None:
-    """Raises `ClusterError` naming the machines that do not see what this one writes where the folder is to be."""
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != _this_node()]
-    existing = next(parent for parent in folder.parents if parent.exists())
-    with tempfile.NamedTemporaryFile(dir=existing, prefix=".visible-") as marker:
-        sees = ray.remote(num_cpus=0)(_sees)
-        seen = [sees.options(scheduling_strategy=_on(node["NodeID"])).remote(marker.name) for node in others]
-        blind = [node["NodeManagerAddress"] for node, it in zip(others, ray.get(seen), strict=True) if not it]
-    if blind:
-        raise ClusterError(
-            f"{folder} is not seen from {', '.join(blind)}: expected a folder that all machines share, or a URL "
-            "(s3://bucket/folder)"
-        )
-
-
-def _sees(path: str) -> bool:
-    return Path(path).exists()
-
-
-def _this_node() -> str:
-    node: str = ray.get_runtime_context().get_node_id()
-    return node
-
-
-def _on(node: str) -> NodeAffinitySchedulingStrategy:
-    return NodeAffinitySchedulingStrategy(node_id=node, soft=False)

@@ -25,7 +25,17 @@ from rich.console import Console
 from rich.table import Table
 
 from aln.command import guarded, relative, runnable
-from aln.config import Document, RunConfig, SweepConfig, check_name, flatten, parse_sweep, read_document, sound_part, with_settings
+from aln.config import (
+    Document,
+    RunConfig,
+    SweepConfig,
+    check_name,
+    flatten,
+    parse_sweep,
+    read_document,
+    sound_part,
+    with_settings,
+)
 from aln.errors import ConfigError, Problem
 from aln.space import Range, SearchSpace, format_point, format_value, parse_space, sampler_problems
 from aln.sweep_folder import SweepFolder
@@ -218,11 +228,13 @@ def _show_plan(plan: SweepPlan, console: Console) -> None:
 
 def _show_estimate(plan: SweepPlan, console: Console) -> None:
     """Prints how many trials fit at once and how long they take, from one timed epoch in the middle of the space."""
-    from aln.search import slots
+    from aln.cluster import Cluster
     from aln.timing import time_epoch
+    from aln.worker_group import trials_at_once
 
     cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    fit = min(slots(plan.base.resources, cpus, gpus), plan.sweep.max_concurrent or sys.maxsize)
+    here = Cluster("this machine", [(cpus, gpus)])
+    fit = min(trials_at_once(here, plan.base.resources), plan.sweep.max_concurrent or sys.maxsize)
     console.print(f"This machine ({cpus} CPU cores, {gpus} GPUs) holds {fit} trials at once.", highlight=False)
     if fit:
         seconds = time_epoch(plan.config(plan.example()))

@@ -97,9 +97,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
             if missing := tracker.close():
                 console.print(missing, highlight=False, soft_wrap=True)
             if status in ("interrupted", "failed"):
-                where = "" if options.storage == _STORAGE else f" --storage {options.storage}"
-                again = runnable(f"python -m aln.train --resume --name {name}{where}")
-                console.print(f"continue it with {again}", highlight=False, soft_wrap=True)
+                _show_how_to_go_on(name, options.storage, console)
         if status == "diverged":
             console.print(f"Diverged in epoch {job.epoch + 1}: a loss or a weight was not finite.")
         else:
@@ -132,6 +130,12 @@ def _job(config: RunConfig, folder: RunFolder, console: Console) -> Iterator[Job
 
     with DistributedJob(config, folder.checkpoints, tell) as distributed:
         yield distributed
+
+
+def _show_how_to_go_on(name: str, storage: str, console: Console) -> None:
+    where = "" if storage == _STORAGE else f" --storage {storage}"
+    again = runnable(f"python -m aln.train --resume --name {name}{where}")
+    console.print(f"continue it with {again}", highlight=False, soft_wrap=True)
 
 
 def _show(console: Console, label: str, value: object) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from stores import gs, gs_server, s3, s3_server  # noqa: F401 - fixtures
+
 # Before Ray and MLflow are imported anywhere: neither reports usage, and Ray starts nothing it does not need.
 os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"})
 os.environ.pop("MLFLOW_TRACKING_URI", None)

@@ -4,7 +4,17 @@ from aln.config.components import Component
 from aln.config.course import OF_ALIGNMENT, course_of, scheduled_rule
 from aln.config.documents import Document, dump, parse_document, parse_value, read_document, set_at, with_settings
 from aln.config.objectives import Objective
-from aln.config.run import Checkpoint, Compute, Resources, RunConfig, check_run, flatten, parse_run, preset_names, read_run
+from aln.config.run import (
+    Checkpoint,
+    Compute,
+    Resources,
+    RunConfig,
+    check_run,
+    flatten,
+    parse_run,
+    preset_names,
+    read_run,
+)
 from aln.config.sweep import Budget, Sampler, Scheduler, SweepConfig, check_name, parse_sweep, sound_part
 
 __all__ = [

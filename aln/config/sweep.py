@@ -201,11 +201,6 @@ def parse_sweep(document: Document) -> tuple[SweepConfig, RunConfig]:
     content = {"run": {}, **document.content}
     run = content["run"] if isinstance(content["run"], dict) else {}
     base, problems = check_run(run, "run.", with_rule="rule" in run)
-    if base is not None and base.resources.workers > 1:
-        message = (
-            f"is {base.resources.workers}, expected 1: a sweep's trials have one worker each, aln.train takes many"
-        )
-        problems.append(Problem(key="run.resources.workers", message=message))
     problems += _replaced(content)
     config: SweepConfig | None = None
     keys = known_keys(SweepConfig) + [f"run.{key}" for key in known_keys(RunConfig)]

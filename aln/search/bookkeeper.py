@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -82,10 +83,9 @@ class Bookkeeper:
             checkpoints=self._plan.checkpoints(label),
             repetition=str(record.repetition),
         )
-        try:
+        # Settings that are legal one by one and not together: the training itself will say so.
+        with contextlib.suppress(ConfigError):
             run.describe(parse_run(self.content(record)))
-        except ConfigError:  # settings that are legal one by one and not together: the training itself will say so
-            pass
         self._changed(record)
 
     def reported(self, label: str, result: Mapping[str, Any]) -> bool:
@@ -96,7 +96,7 @@ class Bookkeeper:
         if "status" in result:
             self._end(record, result["status"], result["error"])
             return True
-        metrics = result["metrics"]
+        metrics = {**result["metrics"], **self._of_layers(result["metrics"], record)}
         if record.update(metrics):
             self.run_of(record).log({**metrics, "train_seconds": record.metrics["train_seconds"]}, record.epoch)
             if self._study.report(record):
@@ -104,6 +104,16 @@ class Bookkeeper:
                 return True
             self._changed(record)
         return False
+
+    def _of_layers(self, metrics: Mapping[str, float], record: TrialRecord) -> dict[str, float]:
+        """Objectives that are means over layers: this epoch's, or the last if this one does not measure them."""
+        found = {}
+        for objective in self._plan.sweep.objectives:
+            value = objective.value(metrics)
+            value = record.metrics.get(objective.metric) if value is None else value
+            if objective.metric not in metrics and objective.metric != "train_seconds" and value is not None:
+                found[objective.metric] = value
+        return found
 
     def lost(self, label: str) -> None:
         """A training's process died; another goes on from its last checkpoint."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aln.checkpoint_folder import CHECKPOINTS
-from aln.cluster import fitting
-from aln.config import OF_ALIGNMENT, Resources, RunConfig, SweepConfig, parse_run
+from aln.config import OF_ALIGNMENT, RunConfig, SweepConfig, parse_run
 from aln.errors import SweepError
 from aln.space import SearchSpace
 
@@ -74,8 +73,3 @@ class SweepPlan:
     def config(self, point: Mapping[str, Any]) -> RunConfig:
         """The resolved run at a point of the space."""
         return parse_run(self.content(point))
-
-
-def slots(resources: Resources, cpus: float, gpus: float) -> int:
-    """How many such trials fit at once on so many CPU cores and GPUs."""
-    return fitting(resources.cpus, resources.gpus, cpus, gpus)

@@ -43,7 +43,7 @@ class TrialRecord:
         return int(self.metrics.get("epoch", 0))
 
     def update(self, metrics: Mapping[str, float]) -> bool:
-        """Takes over an epoch's numbers; False if it knew them, because a training repeats the epoch after a restart."""
+        """Takes over an epoch's numbers; False if it knew them: a training repeats epochs after a restart."""
         if metrics["epoch"] <= self.epoch:
             return False
         seconds = self.metrics.get("train_seconds", 0.0) + metrics.get("epoch_seconds", 0.0)

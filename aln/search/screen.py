@@ -64,8 +64,8 @@ class Screen:
         values = self._values(record)
         what = format_point(values) if values else "baseline"
         error = f"  {record.error.strip().splitlines()[-1]}" if record.error else ""
-        counts = f"[{self._ended()}/{self._total()}]"
-        return f"{counts} {record.label:>8}  {record.status:<9}  epoch {record.epoch:>3}  {self._score(record)}  {what}{error}"
+        counts = f"[{self._ended()}/{self._total()}] {record.label:>8}  {record.status:<9}  epoch {record.epoch:>3}"
+        return f"{counts}  {self._score(record)}  {what}{error}"
 
     def _values(self, record: TrialRecord) -> Mapping[str, Any]:
         return self._study.points[record.of].values

@@ -1,7 +1,8 @@
 """The one truth of a sweep: its points, what was suggested, and what came of it, in `SWEEP/study.log`.
 
-The file is Optuna's journal: what has been said there stays said, whatever is killed and when. Everything else (MLflow,
-the screen, `trials.csv`, which training comes next) follows from it. Ray Tune's own snapshots are neither read nor kept.
+The file is Optuna's journal: what has been said there stays said, whatever is killed and when. Everything else
+(MLflow, the screen, `trials.csv`, which training comes next) follows from it. Ray Tune's own snapshots are neither read
+nor kept.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from aln.errors import SweepError
@@ -66,13 +68,14 @@ class Study:
         self._spent, self._opened = float(self._searched.user_attrs.get("spent", 0.0)), time.monotonic()
         # The generators of samplers begin anew in each process, but must not repeat themselves.
         self._searched.sampler = make_sampler(plan.sweep, begin=self._asked)
-        self._searched.pruner = self._pruner = make_pruner(plan.sweep, plan.base.epochs)
+        self._pruner = make_pruner(plan.sweep, plan.base.epochs)
+        if self._pruner is not None:  # samplers look whether it is Hyperband
+            self._searched.pruner = self._pruner
 
     def _open(self, name: str) -> optuna.Study:
-        directions = ["maximize" if objective.mode == "max" else "minimize" for objective in self._objectives]
-        return optuna.create_study(
-            storage=self._storage, study_name=name, directions=directions, load_if_exists=True
-        )
+        known = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+        directions = [known[objective.mode] for objective in self._objectives]
+        return optuna.create_study(storage=self._storage, study_name=name, directions=directions, load_if_exists=True)
 
     @property
     def identity(self) -> str:
@@ -194,8 +197,7 @@ class Study:
         trial, point = self._ids[record.of], self.points[record.of]
         self.trained += record.metrics.get("epoch_seconds", 0.0)
         self._keep(record)
-        judged = not point.baseline and not record.repetition and self._pruner is not None
-        if not judged:
+        if point.baseline or record.repetition or self._pruner is None:
             return False
         value = math.nan if record.metrics.get("diverged") else record.metrics.get(self._objectives[0].metric, math.nan)
         self._storage.set_trial_intermediate_value(trial, record.epoch, value)
@@ -287,7 +289,7 @@ class Study:
             point.records[:] = [record for record in point.records if record.status != "running"]
             self._finished(point)
             return
-        first, *others = point.records
+        first = point.records[0]
         if point.status != "running":  # its process died between the two
             point.records[:] = [record for record in point.records if record.status != "running"]
             self._tell(point)
@@ -306,9 +308,7 @@ def _suggested(trial: optuna.Trial, key: str, parameter: Parameter) -> Any:
         return trial.suggest_int(
             key, int(parameter.min), int(parameter.max), step=int(parameter.step or 1), log=parameter.log
         )
-    return trial.suggest_float(
-        key, float(parameter.min), float(parameter.max), step=parameter.step, log=parameter.log
-    )
+    return trial.suggest_float(key, float(parameter.min), float(parameter.max), step=parameter.step, log=parameter.log)
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
@@ -324,7 +324,7 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 def _fitted(space: SearchSpace, values: Mapping[str, Any]) -> dict[str, Any] | None:
     """Values from elsewhere as a point of this space; None if they are none."""
     values = frozen(values)
-    point = space.choose(lambda key, parameter: values.get(key))
+    point = space.choose(lambda key, _: values.get(key))
     wrong = any(key not in values or space.parameters[key].expected(value) for key, value in point.items())
     return None if wrong or point.keys() != values.keys() or space.violated(point) else point
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -89,7 +88,9 @@ def _run(
 ) -> SweepOutcome:
     study = Study(plan)
     for source, taken in study.learn(known).items():
-        console.print(f"{taken} trials of {source} fit this search space and are known to the sampler.", highlight=False)
+        console.print(
+            f"{taken} trials of {source} fit this search space and are known to the sampler.", highlight=False
+        )
     trained_before = study.trained
     parent = tracker.run(plan.name, {"sweep": plan.name, "kind": "sweep", "sweep_id": study.identity})
     screen = Screen(plan, study, console)
@@ -178,9 +179,7 @@ def _conclude(
     return best, front, tested
 
 
-def _test(
-    plan: SweepPlan, study: Study, bookkeeper: Bookkeeper, records: Sequence[TrialRecord]
-) -> dict[str, float]:
+def _test(plan: SweepPlan, study: Study, bookkeeper: Bookkeeper, records: Sequence[TrialRecord]) -> dict[str, float]:
     """Test top-1 in percent of each training's last checkpoint, by label. Nothing before sees the test split.
 
     What an earlier process has tested is not tested again, and logged at the same time, which MLflow keeps once.
@@ -232,7 +231,7 @@ def _write_trials(plan: SweepPlan, points: Sequence[Point], tested: Mapping[str,
 def _terminated_as_interrupted() -> Iterator[None]:
     """Lets SIGTERM end a sweep as Ctrl-C does: Ray Tune stops at once on the one and in good order on the other."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from ray import tune
 
-from aln.config import parse_run
+from aln.config import RunConfig, parse_run
+from aln.engine import EpochResult
 from aln.errors import AlnError
 from aln.job import Job, checkpoints_of
 from aln.search.stall import StallWatch
+from aln.worker_group import warm_group
 
 
 def run_trial(assignment: dict[str, Any]) -> None:
@@ -34,14 +37,20 @@ def run_trial(assignment: dict[str, Any]) -> None:
 
 def _train(assignment: dict[str, Any], watch: StallWatch) -> str:
     config = parse_run(assignment["run"])
-    job = Job(config, checkpoints_of(config, assignment["checkpoints"]))
-    for result in job.train(on_step=watch.moved):
+    for result in _epochs(config, assignment["checkpoints"], watch):
+        numbers = {"epoch": float(result.epoch), "diverged": float(result.diverged)}
         with watch.paused():  # the driver may be busy
-            numbers = {"epoch": float(result.epoch), "diverged": float(result.diverged)}
             tune.report({"metrics": result.metrics() | numbers})
         if result.diverged:
             return "diverged"
     return "completed"
+
+
+def _epochs(config: RunConfig, checkpoints: str, watch: StallWatch) -> Iterator[EpochResult]:
+    """The training's epochs, in this process or by workers of its own, which stay for the next training."""
+    if config.resources.workers == 1:
+        return Job(config, checkpoints_of(config, checkpoints)).train(on_step=watch.moved)
+    return warm_group(config.resources).train(config, checkpoints)
 
 
 def _end(status: str, error: str = "") -> None:

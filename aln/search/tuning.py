@@ -15,11 +15,12 @@ from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from aln.cluster import joined_cluster
+from aln.cluster import joined_cluster, require_shared
 from aln.errors import SweepError
 from aln.search.bookkeeper import Bookkeeper
-from aln.search.plan import SweepPlan, slots
+from aln.search.plan import SweepPlan
 from aln.search.trial import run_trial
+from aln.worker_group import trial_resources, trials_at_once
 
 # Tune's own files, which nobody reads: what it would resume from is not what a sweep resumes from.
 _SCRATCH = ".tune"
@@ -112,21 +113,23 @@ def cluster(plan: SweepPlan) -> Iterator[tuple[str, int]]:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     with joined_cluster() as here:
-        fits = slots(plan.base.resources, here.cpus, here.gpus)
+        resources = plan.base.resources
+        fits = trials_at_once(here, resources)
         if fits < 1:
-            wants = f"{plan.base.resources.cpus} CPU cores and {plan.base.resources.gpus:g} GPUs"
-            raise SweepError(f"no trial fits: each takes {wants}, the cluster has {here.has}")
+            each = f"{resources.cpus} CPU cores and {resources.gpus:g} GPUs"
+            wants = each if resources.workers == 1 else f"{resources.workers} workers with {each} each"
+            raise SweepError(f"no trial fits: each takes {wants}, {here.where} has {here.has}")
+        require_shared(plan.folder)
         yield f"{here.where} with {here.has}", min(fits, plan.sweep.max_concurrent or fits)
 
 
 def tune_trials(plan: SweepPlan, concurrent: int, bookkeeper: Bookkeeper) -> None:
     """Trains what the bookkeeper says, so many at once, until it has nothing more or the process is interrupted."""
-    resources = {"cpu": plan.base.resources.cpus, "gpu": plan.base.resources.gpus}
     labels: dict[str, str] = {}
     scratch = plan.folder / _SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, resources),
+        tune.with_resources(run_trial, trial_resources(plan.base.resources)),
         tune_config=tune.TuneConfig(
             search_alg=_Suggestions(bookkeeper),
             num_samples=-1,

@@ -32,7 +32,9 @@ def known_trials(plan: SweepPlan, tracker: Tracker) -> list[KnownTrial]:
         elif (experiment := tracker.client.get_experiment_by_name(name)) is not None:
             found += _of_experiment(name, tracker, experiment.experiment_id)
         else:
-            message = f"'{name}' is neither a sweep in {plan.folder.parent} nor an experiment of MLflow at {tracker.uri}"
+            message = (
+                f"'{name}' is neither a sweep in {plan.folder.parent} nor an experiment of MLflow at {tracker.uri}"
+            )
             problems.append(Problem(key="warm_start", message=message))
     if problems:
         raise ConfigError(problems)

@@ -126,7 +126,7 @@ class Storage(ABC):
 
     def listing(self, name: str = "") -> Listing:
         """What lies directly in a folder, in the root if none is named; nothing if the folder is not there."""
-        with self._telling(name, "cannot be listed") as address:
+        with self._telling(name or None, "cannot be listed") as address:
             files, folders = self._list(address)
         return Listing(sorted(files, key=lambda file: file.name), sorted(folders))
 
@@ -155,9 +155,9 @@ class Storage(ABC):
         """Makes the root, which must not be there yet; in an object store, must hold nothing yet."""
 
     @contextmanager
-    def _telling(self, name: str, failed: str) -> Iterator[str]:
-        """Lends the address of a file, of the root if the name is empty, and turns what fails into a `StorageError`."""
-        address = self.address(name) if name else self.root
+    def _telling(self, name: str | None, failed: str) -> Iterator[str]:
+        """Lends the address of a file, of the root if there is no name, and turns what fails into a `StorageError`."""
+        address = self.root if name is None else self.address(name)
         try:
             yield address
         except OSError as error:

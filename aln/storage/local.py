@@ -19,7 +19,7 @@ class LocalFolder(Storage):
         return LocalFolder(self.address(name))
 
     def create(self) -> None:
-        with self._telling("", "cannot be made") as address:
+        with self._telling(None, "cannot be made") as address:
             Path(address).mkdir(parents=True)
 
     def _failure(self, address: str, failed: str, error: OSError) -> StorageError:

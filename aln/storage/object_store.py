@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,10 +22,13 @@ from aln.storage.interface import Storage, StoredFile
 _CONNECT = 5.0  # seconds until a connection stands
 _SILENCE = 20.0  # seconds without a byte after which a connection is given up
 _ATTEMPTS = 3  # at a request, the pauses between them growing
+_ONE_REQUEST = 4 << 20  # bytes that an upload to S3 sends in one request; in parts, all but the last have five MiB
 _RETRY = timedelta(seconds=15)  # how long Google's client goes on trying
-_S3_FAILURE = re.compile(r"AWS Error (\w+(?: \(HTTP status \d+\))?).* during \w+ operation: (.*?)(?: \(Request ID.*)?$")
+_S3_FAILURE = re.compile(
+    r"AWS Error (\w+(?: \(HTTP status \d+\))?).* during \w+ operation: ?(.*?)(?: \(Request ID.*)?$"
+)
 _GS_FAILURE = re.compile(r"google::cloud::Status\((\w+): (.*?)(?: error_info=.*)?$")
-_UNANSWERED = ("NETWORK_CONNECTION", "UNAVAILABLE", "REQUEST_TIMEOUT")
+_UNANSWERED = ("NETWORK_CONNECTION", "UNAVAILABLE", "REQUEST_TIMEOUT", "DEADLINE_EXCEEDED")
 
 
 class ObjectStore(Storage):
@@ -49,6 +53,15 @@ class ObjectStore(Storage):
 
         return _s3(fs, self.root, self.bucket) if self.scheme == "s3" else _gs(fs, self.root)
 
+    @functools.cached_property
+    def _client_of_parts(self) -> Any:
+        """The client for uploads in more than one request."""
+        from pyarrow import fs
+
+        # By default a stream begins such an upload when it is written to. If that fails, it takes itself for one of
+        # nothing, and puts an empty object in the place of what was there when it is closed (pyarrow 25).
+        return _s3(fs, self.root, self.bucket, allow_delayed_open=False) if self.scheme == "s3" else self._client
+
     @property
     def endpoint(self) -> str:
         """The server that is asked, for messages."""
@@ -58,12 +71,27 @@ class ObjectStore(Storage):
 
     def _write(self, address: str, content: bytes | memoryview) -> None:
         # All at once, since leaving the stream for an exception, too, completes the object with what it has.
-        with self._client.open_output_stream(_key(address), compression=None) as stream:
+        client = self._client if memoryview(content).nbytes <= _ONE_REQUEST else self._client_of_parts
+        with client.open_output_stream(_key(address), compression=None) as stream:
             stream.write(content)
 
     def _open(self, address: str) -> tuple[int, Callable[[int, int], bytes], Callable[[], None]]:
         file = self._client.open_input_file(_key(address))
-        return file.size(), file.read_at, file.close
+
+        def read_at(length: int, start: int) -> bytes:
+            with self._not_given_up():
+                return bytes(file.read_at(length, start))
+
+        with self._not_given_up():
+            return file.size(), read_at, file.close
+
+    @contextmanager
+    def _not_given_up(self) -> Iterator[None]:
+        """Raises `OSError` for a file whose server Google's client has given up: closed, to pyarrow."""
+        try:
+            yield
+        except ValueError as error:
+            raise OSError(f"{self.endpoint} does not answer: {error}") from error
 
     def _list(self, address: str) -> tuple[list[StoredFile], list[str]]:
         from pyarrow.fs import FileSelector
@@ -114,7 +142,7 @@ class ObjectStore(Storage):
             return StorageError(address, failed, text)
         detail = match[2].rpartition("Details: ")[2].rpartition("with a last message of ")[2]
         said = "does not answer" if match[1] in _UNANSWERED else f"says {match[1]}"
-        return StorageError(address, failed, f"{self.endpoint} {said}: {detail}")
+        return StorageError(address, failed, f"{self.endpoint} {said}: {detail}".removesuffix(": "))
 
 
 def _key(address: str) -> str:
@@ -136,7 +164,7 @@ def _checked_url(url: str) -> str:
     return f"{scheme}://{rest}"
 
 
-def _s3(fs: Any, root: str, bucket: str) -> Any:
+def _s3(fs: Any, root: str, bucket: str, *, allow_delayed_open: bool = True) -> Any:
     """A client of S3, or of the store at the endpoint that the environment names."""
     settings: dict[str, Any] = {
         "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
@@ -145,7 +173,7 @@ def _s3(fs: Any, root: str, bucket: str) -> Any:
         "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=_attempts(root)),
         # Without, an upload whose second part is lost is completed without it (pyarrow 25).
         "background_writes": True,
-        "allow_delayed_open": True,  # a small file goes in one request
+        "allow_delayed_open": allow_delayed_open,  # a small file goes in one request
     }
     if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
         settings["scheme"], settings["endpoint_override"] = _split_endpoint(root, endpoint)

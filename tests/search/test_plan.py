@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from aln.cluster import Cluster
 from aln.config import Resources, parse_document, parse_run, parse_sweep
-from aln.search.plan import SweepPlan, slots
+from aln.search.plan import SweepPlan
 from aln.space import parse_space
+from aln.worker_group import trials_at_once
 
 SPACE = """
 rule: information
@@ -42,7 +44,7 @@ def plan() -> SweepPlan:
     ],
 )
 def test_how_many_trials_fit(cpus: int, gpus: float, have: tuple[float, float], fit: int) -> None:
-    assert slots(Resources(cpus=cpus, gpus=float(gpus)), *have) == fit
+    assert trials_at_once(Cluster("here", [have]), Resources(cpus=cpus, gpus=float(gpus))) == fit
 
 
 def test_baselines_share_the_recipe_but_not_the_rules_settings(plan: SweepPlan) -> None:
