@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
-import torch.distributed as dist
 from ray import tune
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from torch import Tensor
 
 from aln.cluster import Cluster, joined_cluster
 from aln.config import Resources, parse_run
 from aln.engine import EpochResult
 from aln.errors import CheckpointError, ClusterError
 from aln.job import Job, checkpoints_of
-from aln.rules import LearningRule
-from aln.signals import Signals
 from aln.worker_group import WorkerGroup, trial_resources, trials_at_once, warm_group
+from fated_workers import FOLDER, NOTHING, left, processes, settles
 from ray_head import started_head
 
 EPOCHS = 4
 RUN: dict[str, Any] = {
-    "rule": "test_worker_group:Fated",
+    "rule": "fated_workers:Fated",
     "model": {"name": "mlp", "width": 16, "depth": 1},  # two gradients a step
     "data": {"name": "synthetic", "train": 320, "validation": 50, "test": 50, "image_size": 4, "channels": 1},
     "optimizer": {"name": "sgd", "lr": 0.05},
@@ -41,50 +36,6 @@ RUN: dict[str, Any] = {
     "checkpoint": {"every": 1},
     "resources": {"workers": 2},
 }
-FOLDER = "ALN_TEST_WORKER_GROUP"  # where the processes of a test write and read
-gradients = itertools.count(1)  # that this process has computed
-
-
-class UnportableError(Exception):
-    """An error that pickle writes and cannot read."""
-
-    def __init__(self, first: str, second: str) -> None:
-        super().__init__(f"{first} {second}")
-
-
-def fate() -> None:
-    """A worker leaves a file with its process's number. A file `plan…` says which worker (* for every one) does what,
-    after how many gradients.
-    """
-    computed = next(gradients)
-    folder = Path(os.environ[FOLDER])
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    (folder / f"process-{os.getpid()}-{rank}").touch()
-    for plan in sorted(folder.glob("plan*")):
-        done = folder / f"done-{plan.name}-{rank}"
-        who, when, deed = plan.read_text().split()
-        if done.exists() or who not in ("*", str(rank)):
-            continue
-        if computed >= int(when):
-            if deed != "always-die":
-                done.touch()
-            if deed in ("die", "always-die"):
-                os.kill(os.getpid(), signal.SIGKILL)
-            elif deed == "fail":
-                raise ValueError("a rule with a bug")
-            elif deed == "puzzle":
-                raise UnportableError("a", "puzzle")
-        return
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fated(LearningRule):
-    rate: float = 0.1
-
-    def backward_grad(self, s: Signals) -> Tensor:
-        if FOLDER in os.environ and dist.is_initialized():
-            fate()
-        return self.rate * (s.B - s.W)
 
 
 def timeless(result: EpochResult) -> dict[str, float]:
@@ -99,40 +50,6 @@ def content(lr: float = 0.05, **changes: Any) -> dict[str, Any]:
 def alone(run: dict[str, Any]) -> list[dict[str, float]]:
     """The metrics of one worker, an epoch each."""
     return [timeless(result) for result in Job(parse_run({**run, "resources": {"workers": 1}})).train()]
-
-
-def processes(folder: Path) -> dict[int, int]:
-    """The workers that have computed gradients: their processes' numbers, and their own."""
-    found = [path.name.split("-")[1:] for path in folder.glob("process-*")]
-    return {int(process): int(rank) for process, rank in found}
-
-
-def runs(process: int) -> bool:
-    try:
-        return "ray::" in Path(f"/proc/{process}/cmdline").read_text()
-    except OSError:
-        return False
-
-
-def left(folder: Path) -> dict[str, Any]:
-    """What is left on the cluster."""
-    actors = ray._private.state.actors().values()
-    return {
-        "placement groups": [g for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"],
-        "actors": [actor["ActorClassName"] for actor in actors if actor["State"] != "DEAD"],
-        "processes": [process for process in processes(folder) if runs(process)],
-    }
-
-
-NOTHING: dict[str, Any] = {"placement groups": [], "actors": [], "processes": []}
-
-
-def settles(look: Callable[[], Any], expected: Any) -> Any:
-    """What `look` returns when that is as expected, or after half a minute: Ray ends things in its own time."""
-    deadline = time.monotonic() + 30
-    while (seen := look()) != expected and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return seen
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +272,7 @@ def test_a_workers_error_is_raised_as_itself(
     assert (found, said) == (kind, text)
     assert lines == []
     assert "On worker 1:" in notes
-    assert "test_worker_group.py" in notes
+    assert "fated_workers.py" in notes
     assert len(processes(folder)) == 2
     assert settles(lambda: left(folder)["processes"], []) == []
 
