@@ -22,6 +22,7 @@ _ENDINGS = {
     "stopped": ("#9fb8c4", "o", "stopped early"),
     "diverged": ("#c1440e", "x", "diverged"),
     "failed": ("#7b3294", "x", "failed"),
+    "timed out": ("#7b3294", "+", "timed out"),
 }
 _BASELINES = {"backprop": "#333333", "feedback": "#b07aa1"}
 _OTHER_BASELINES = ("#59a14f", "#e0a100", "#4e79a7", "#9c755f")
@@ -85,9 +86,13 @@ def _coefficients(
         rows, columns, figsize=(3.2 * columns, 3.4 * rows), sharey=True, squeeze=False, layout="constrained"
     )
     values = [run.data.metrics[metric] for run in searched]
+    points = [json.loads(run.data.tags["point"]) for run in searched]
     for axes, key in zip(grid.flat, keys, strict=False):
         parameter = space.parameters[key]
-        found = [json.loads(run.data.tags["point"])[key] for run in searched]
+        there = [i for i, point in enumerate(points) if key in point]  # a condition may keep it away
+        if not there:
+            continue
+        found = [points[i][key] for i in there]
         if isinstance(parameter, Range):
             places = [float(value) for value in found]
             axes.set_xscale("log" if parameter.log else "linear")
@@ -98,7 +103,7 @@ def _coefficients(
             places = [known.index(json.dumps(value)) + shift for value, shift in zip(found, spread, strict=True)]
             axes.set_xticks(range(len(known)), [format_value(value) for value in parameter.values])
             axes.set_xlim(-0.5, len(known) - 0.5)
-        _scatter(axes, places, values, searched, best)
+        _scatter(axes, places, [values[i] for i in there], [searched[i] for i in there], best)
         _reference_lines(axes, baselines, metric)
         axes.set_xlabel(key)
     for axes in list(grid.flat)[len(keys) :]:
@@ -172,9 +177,15 @@ def _reference_lines(axes: Axes, baselines: Sequence[Run], metric: str) -> None:
         axes.axhline(run.data.metrics[metric], color=colour, linestyle="--", linewidth=1, label=rule)
 
 
+_LABELS = {
+    "val_top1": "validation top-1 (%)",
+    "val_top5": "validation top-5 (%)",
+    "val_loss": "validation loss (nats)",
+    "train_top1": "training top-1 (%)",
+    "train_loss": "training loss (nats)",
+    "train_seconds": "time of training (s)",
+}
+
+
 def _label(metric: str) -> str:
-    return {
-        "val_top1": "validation top-1 (%)",
-        "val_top5": "validation top-5 (%)",
-        "val_loss": "validation loss (nats)",
-    }[metric]
+    return _LABELS.get(metric, f"{metric.replace('_', ' ')} (degrees)")

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "aln"
 ROWS = [
     ["errors"],
     ["registry", "maps", "seeds", "devices", "storage", "tensorflow_checkpoint"],
-    ["signals", "preflight"],
+    ["signals", "preflight", "fingerprint"],
     ["moments"],
     ["primitives"],
     ["rules"],
@@ -28,7 +28,7 @@ ROWS = [
     ["checkpoint_folder", "engine"],
     ["config"],
     ["space"],
-    ["build", "run_folder"],
+    ["build", "run_folder", "sweep_folder"],
     ["job"],
     ["tracking", "timing"],
     ["report", "cluster", "mailbox", "workers"],

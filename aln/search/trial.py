@@ -19,10 +19,9 @@ from aln.worker_group import warm_group
 def run_trial(assignment: dict[str, Any]) -> None:
     """Trains what `assignment["run"]` describes, from the newest checkpoint in `assignment["checkpoints"]` on.
 
-    Reports `metrics` after each epoch (`EpochResult.metrics()` with `epoch` and `diverged`), and at the end `status` and
-    `error`.
-    The driver ends a training in the midst of a report. An error is reported, not raised: the process is sound, and the
-    next training has it.
+    Reports `metrics` after each epoch (`EpochResult.metrics()`, `epoch` and `diverged`), `status` and `error` at the
+    end. The driver ends a training in the midst of a report. An error is reported, not raised: the process is sound,
+    and the next training has it.
     """
     with StallWatch(assignment["stall_timeout"], lambda stacks: _end("timed out", stacks)) as watch:
         try:

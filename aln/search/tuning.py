@@ -1,4 +1,4 @@
-"""Ray Tune: places trainings, reuses and replaces their processes. What to train and when to stop the bookkeeper says."""
+"""Ray Tune: places trainings, reuses their processes and replaces lost ones. What to train the bookkeeper says."""
 
 from __future__ import annotations
 

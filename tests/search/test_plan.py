@@ -48,10 +48,9 @@ def test_how_many_trials_fit(cpus: int, gpus: float, have: tuple[float, float], 
 
 
 def test_baselines_share_the_recipe_but_not_the_rules_settings(plan: SweepPlan) -> None:
-    baselines = dict(plan.baselines())
-    assert list(baselines) == ["backprop", "feedback"]
-    assert baselines["feedback"]["rule"] == {"name": "feedback"}
-    assert baselines["feedback"]["optimizer"] == {"name": "sgd", "momentum": 0.5, "lr": 0.03}
+    feedback = plan.baseline("feedback")
+    assert feedback["rule"] == {"name": "feedback"}
+    assert feedback["optimizer"] == {"name": "sgd", "momentum": 0.5, "lr": 0.03}
 
 
 def test_a_point_becomes_a_whole_run(plan: SweepPlan) -> None:
@@ -74,7 +73,7 @@ def test_trials_say_on_which_device_they_run(gpus: float, device: str) -> None:
     space = parse_space(parse_document(SPACE), sweep.run)
     plan = SweepPlan(name="p", space=space, sweep=sweep, base=base, folder=Path("results/p"))
     assert plan.content({"rule.alpha": 1e-3})["compute"] == {"device": device}
-    assert [content["compute"]["device"] for _, content in plan.baselines()] == [device, device]
+    assert plan.baseline("backprop")["compute"]["device"] == device
 
 
 def test_a_device_that_is_named_stays(plan: SweepPlan) -> None:
@@ -90,11 +89,16 @@ def test_baselines_take_nothing_of_how_alignment_is_trained() -> None:
     fixed = "  coefficients.alpha.rate: {value: 0.1}\n  alternate_step_freq: {value: 1}\n"
     space = parse_space(parse_document(SPACE + fixed), sweep.run)
     plan = SweepPlan(name="p", space=space, sweep=sweep, base=base, folder=Path("results/p"))
-    for _, content in plan.baselines():
-        config = parse_run(content)
+    for rule in ("backprop", "feedback"):
+        config = parse_run(plan.baseline(rule))
         assert config.alignment_optimizer is None
         assert (config.delay_epochs, config.alternate_step_freq, dict(config.coefficients)) == (0, 0, {})
         assert config.noise.variance == 1e-3
     point = plan.config({"rule.alpha": 1e-3})
     assert (point.delay_epochs, point.alternate_step_freq) == (2, 1)
     assert point.coefficients["alpha"].rate == 0.1
+
+
+def test_repetitions_have_seeds_one_after_the_other(plan: SweepPlan) -> None:
+    assert [plan.content({"rule.alpha": 1e-3}, repetition)["seed"] for repetition in range(3)] == [0, 1, 2]
+    assert plan.baseline("backprop", 2)["seed"] == 2

@@ -1,4 +1,4 @@
-"""Trial records: how a trial ended, and which is best."""
+"""Records of trainings and points: how they ended, and which are best."""
 
 from __future__ import annotations
 
@@ -6,56 +6,78 @@ from typing import Any
 
 import pytest
 
-from aln.search.records import TrialRecord, ranked
+from aln.config import Objective
+from aln.search.records import Point, TrialRecord, best_point, pareto_front, ranked
+
+TOP1, SECONDS = Objective.model_validate("val_top1"), Objective.model_validate("train_seconds")
 
 
-def record(label: str, status: str = "completed", baseline: bool = False, **metrics: float) -> TrialRecord:
-    made = TrialRecord(label=label, point={}, content={}, baseline=baseline, epochs=10, metrics=metrics)
-    made.status = status  # type: ignore[assignment]
-    return made
+def record(label: str, status: Any = "completed", repetition: int = 0, **metrics: float) -> TrialRecord:
+    return TrialRecord(label=label, of=label, repetition=repetition, epochs=10, status=status, metrics=metrics)
 
 
-@pytest.mark.parametrize(
-    ("metrics", "status"),
-    [
-        ({"epoch": 10}, "completed"),
-        ({"epoch": 4}, "stopped"),
-        ({"epoch": 4, "diverged": 1.0}, "diverged"),
-        ({}, "stopped"),
-    ],
-)
-def test_how_a_trial_ended(metrics: dict[str, float], status: str) -> None:
-    assert record("a", "running", **metrics).ended() == status
+def point(label: str, *records: TrialRecord, baseline: bool = False) -> Point:
+    return Point(label=label, values={}, baseline=baseline, records=list(records))
 
 
-def test_ranking_puts_completed_trials_first_and_breaks_ties_by_loss() -> None:
-    records = [
-        record("stopped", "stopped", objective=99.0, val_loss=0.1),
-        record("diverged", "diverged", objective=0.0),
-        record("good", objective=95.0, val_loss=0.3),
-        record("better", objective=95.0, val_loss=0.2),
-        record("backprop", baseline=True, objective=99.0),
-        record("failed", "failed"),
-    ]
-    assert [r.label for r in ranked(records, "max")][:3] == ["better", "good", "stopped"]
-    assert "backprop" not in [r.label for r in ranked(records, "max")]
-
-
-def test_ranking_by_a_minimum() -> None:
-    records = [record("a", objective=2.0), record("b", objective=1.0)]
-    assert [r.label for r in ranked(records, "min")] == ["b", "a"]
-
-
-def test_update_keeps_numbers_and_drops_what_tune_adds() -> None:
-    result: dict[str, Any] = {
-        "val_top1": 50,
-        "angle/head": 3.5,
-        "epoch": 2,
-        "diverged": False,
-        "trial_id": "abc",
-        "time_total_s": 3.0,
-        "config": {},
-    }
-    made = record("a")
-    assert made.update(result) == {"val_top1": 50.0, "angle/head": 3.5, "epoch": 2.0, "diverged": 0.0}
+def test_a_record_takes_over_each_epoch_once_and_adds_up_its_time() -> None:
+    made = record("a", "running")
+    assert made.update({"epoch": 1.0, "val_top1": 40.0, "epoch_seconds": 2.0})
+    assert made.update({"epoch": 2.0, "val_top1": 50.0, "epoch_seconds": 3.0})
+    assert not made.update({"epoch": 2.0, "val_top1": 99.0, "epoch_seconds": 9.0})
+    assert made.metrics == {"epoch": 2.0, "val_top1": 50.0, "epoch_seconds": 3.0, "train_seconds": 5.0}
     assert made.epoch == 2
+
+
+def test_what_the_study_keeps_leaves_out_the_metrics_of_layers() -> None:
+    kept = record("a", val_top1=50.0, **{"angle/head": 80.0}).plain()
+    assert kept == {"status": "completed", "metrics": {"val_top1": 50.0}, "error": "", "restarts": 0}
+
+
+def test_ranking_puts_completed_points_first_and_breaks_ties_by_loss() -> None:
+    points = [
+        point("stopped", record("stopped", "stopped", val_top1=99.0, val_loss=0.1)),
+        point("diverged", record("diverged", "diverged", val_top1=0.0)),
+        point("good", record("good", val_top1=95.0, val_loss=0.3)),
+        point("better", record("better", val_top1=95.0, val_loss=0.2)),
+        point("backprop", record("backprop", val_top1=99.0), baseline=True),
+        point("failed", record("failed", "failed")),
+    ]
+    assert [p.label for p in ranked(points, TOP1)][:3] == ["better", "good", "stopped"]
+    best = best_point(points, TOP1)
+    assert best is not None
+    assert best.label == "better"
+
+
+def test_the_mean_over_seeds_decides() -> None:
+    lucky = point("lucky", record("lucky", val_top1=99.0), record("lucky", repetition=1, val_top1=80.0))
+    steady = point("steady", record("steady", val_top1=92.0), record("steady", repetition=1, val_top1=91.0))
+    assert [p.label for p in ranked([lucky, steady], TOP1)] == ["steady", "lucky"]
+    assert steady.mean("val_top1") == 91.5
+    assert steady.deviation("val_top1") == pytest.approx(0.5**0.5)
+
+
+def test_a_point_of_which_one_training_diverged_has_diverged() -> None:
+    mixed = point("mixed", record("mixed", val_top1=99.0), record("mixed", "diverged", repetition=1, val_top1=0.0))
+    sound = point("sound", record("sound", val_top1=50.0), record("sound", repetition=1, val_top1=50.0))
+    assert mixed.status == "diverged"
+    assert [p.label for p in ranked([mixed, sound], TOP1)] == ["sound", "mixed"]
+    assert best_point([mixed], TOP1) is None
+
+
+def test_nothing_is_best_where_nothing_trained() -> None:
+    assert best_point([point("a", record("a", "failed")), point("b", record("b", "diverged"))], TOP1) is None
+
+
+def test_the_pareto_front_is_what_no_other_point_beats() -> None:
+    points = [
+        point(label, record(label, val_top1=top1, train_seconds=seconds))
+        for label, top1, seconds in [
+            ("slow", 99.0, 9.0),
+            ("fast", 90.0, 1.0),
+            ("worse", 89.0, 2.0),
+            ("same", 99.0, 9.0),
+        ]
+    ]
+    points.append(point("stopped", record("stopped", "stopped", val_top1=100.0, train_seconds=0.5)))
+    assert [p.label for p in pareto_front(points, [TOP1, SECONDS])] == ["slow", "fast", "same"]
