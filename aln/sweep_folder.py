@@ -20,18 +20,23 @@ _CODE, _LOCK = "code.json", ".lock"
 
 
 class SweepFolder:
-    """The folder called `name` under `storage`.
+    """The folder called `name` under `storage`, a folder or a URL.
 
     Attributes:
-        path: where it is.
+        path: where what describes the sweep is, and what came of it; in `results` if `storage` is a URL.
+        remote: URL of what trials write; None if that is in the folder, too.
     """
 
     def __init__(self, storage: str, name: str) -> None:
-        self.path = Path(storage).resolve() / name
+        remote = "://" in storage
+        self.path = Path("results" if remote else storage).resolve() / name
+        self.remote = f"{storage.rstrip('/')}/{name}" if remote else None
 
     def begin(self, sweep: SweepConfig, space: SearchSpace) -> None:
         """Makes the folder, which must not be there yet, and describes the sweep. Raises `AlnError` if it cannot."""
         make_folder(self.path)
+        if self.remote is not None:
+            make_folder(self.remote)
         self._write(_CODE, json.dumps(fingerprint(), indent=1))
         self._write(SPACE, dump(space.plain()))
         self.describe(sweep)

@@ -64,7 +64,7 @@ def run_sweep(plan: SweepPlan, console: Console, began: float | None = None, *, 
     began = time.perf_counter() if began is None else began
     model = build_model(plan.config(plan.example()), load_data(plan.base.data))
     console.print(f"{plan.space.rule} on {plan.base.model.name}: {coverage(model)}.", highlight=False, soft_wrap=True)
-    folder = SweepFolder(str(plan.folder.parent), plan.folder.name)
+    folder = SweepFolder(plan.root.removesuffix(f"/{plan.name}"), plan.name)
     with _terminated_as_interrupted(), cluster(plan) as (where, concurrent):
         # Asked before the folder is made: a server that is not there leaves nothing behind.
         tracker = Tracker(plan.sweep.experiment, spool=plan.folder / SPOOL)

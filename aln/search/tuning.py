@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import ray
 from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
@@ -119,15 +120,16 @@ def cluster(plan: SweepPlan) -> Iterator[tuple[str, int]]:
             each = f"{resources.cpus} CPU cores and {resources.gpus:g} GPUs"
             wants = each if resources.workers == 1 else f"{resources.workers} workers with {each} each"
             raise SweepError(f"no trial fits: each takes {wants}, {here.where} has {here.has}")
-        require_shared(plan.folder)
+        if plan.remote is None:
+            require_shared(plan.folder)
         yield f"{here.where} with {here.has}", min(fits, plan.sweep.max_concurrent or fits)
 
 
 def tune_trials(plan: SweepPlan, concurrent: int, bookkeeper: Bookkeeper) -> None:
     """Trains what the bookkeeper says, so many at once, until it has nothing more or the process is interrupted."""
     labels: dict[str, str] = {}
-    scratch = plan.folder / _SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)
+    # Where all machines write, if there are several.
+    scratch = f"{plan.root if len(ray.nodes()) > 1 else plan.folder}/{_SCRATCH}"
     tuner = tune.Tuner(
         tune.with_resources(run_trial, trial_resources(plan.base.resources)),
         tune_config=tune.TuneConfig(
@@ -140,7 +142,7 @@ def tune_trials(plan: SweepPlan, concurrent: int, bookkeeper: Bookkeeper) -> Non
         ),
         run_config=tune.RunConfig(
             name="trials",
-            storage_path=str(scratch),
+            storage_path=scratch,
             stop=_Verdicts(bookkeeper, labels),
             callbacks=[_Watch(bookkeeper, labels)],
             failure_config=tune.FailureConfig(max_failures=plan.sweep.restarts),
@@ -150,7 +152,7 @@ def tune_trials(plan: SweepPlan, concurrent: int, bookkeeper: Bookkeeper) -> Non
     try:
         tuner.fit()
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(plan.folder / _SCRATCH, ignore_errors=True)
 
 
 def _trial_name(trial: Trial) -> str:
