@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import aln.data.encoded
@@ -201,15 +202,19 @@ def test_batches_are_sent_in_a_way_that_does_not_wait(source: ImageSource, monke
     monkeypatch.setattr(aln.data.encoded, "sent", noted)
     found: list[str] = []
 
-    def look(name: str, args: tuple[Any, ...], out: list[Tensor]) -> None:
-        given = [arg for arg in args if isinstance(arg, Tensor) and arg.device.type == "cpu"]
-        if given and not sending and any(tensor.device.type == "meta" for tensor in out):
-            found.append(name)
+    class Arrivals(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            given = any(isinstance(arg, Tensor) and arg.device.type == "cpu" for arg in args)
+            made = function in (torch.tensor, torch.as_tensor, Tensor.new_tensor)
+            if isinstance(result, Tensor) and result.is_meta and (given or made) and not sending:
+                found.append(str(function))
+            return result
 
     batches = source.to(torch.device("meta")).train_batches(8, 0)
     images, labels = next(batches)
     assert (images.device.type, labels.device.type) == ("meta", "meta")
-    with Watched(look):
+    with Arrivals():
         assert len(list(batches)) >= 2
     assert not found
 
