@@ -272,6 +272,21 @@ def test_xla_without_torch_xla_is_refused_with_what_is_missing(small_run: dict[s
     assert find_device("cpu") == torch.device("cpu")
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_whether_kernels_are_fused_is_not_for_the_checkpoint_to_say(
+    small_run: dict[str, Any], optimizer: str, tmp_path: Path
+) -> None:
+    runs = [make(small_run, optimizer={"name": optimizer, "lr": 0.01}) for _ in range(2)]
+    for group in runs[0].state.optimizer.param_groups:
+        group["fused"] = False  # as on a device without
+    next(fit(runs[0].state, runs[0].source, runs[0].settings))
+    runs[0].state.begin_epoch(1)
+    runs[0].state.save(tmp_path / "checkpoint.pt")
+    resume(runs[1], tmp_path / "checkpoint.pt")
+    assert all(group["fused"] for group in runs[1].state.optimizer.param_groups)
+    assert numbers(train(runs[1])) == pytest.approx(numbers(train(runs[0])), rel=1e-5)
+
+
 @on_every_gpu
 @pytest.mark.usefixtures("same_noise")
 @pytest.mark.parametrize("rule", list(RULES))

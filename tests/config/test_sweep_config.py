@@ -148,3 +148,9 @@ def test_trials_of_many_workers_are_refused():
         ConfigError, match=r"s\.yaml:2: run\.resources\.workers: is 2, expected 1: a sweep's trials have"
     ):
         parse_sweep(document)
+
+
+def test_trials_on_a_gpu_that_nobody_asks_ray_for_are_refused():
+    document = parse_document("run:\n  compute: {device: cuda}\n", "s.yaml")
+    with pytest.raises(ConfigError, match=r"run\.resources\.gpus: is 0\.0, expected more: compute\.device is 'cuda'"):
+        parse_sweep(document)
