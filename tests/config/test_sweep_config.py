@@ -253,3 +253,9 @@ def test_the_sound_part_of_a_faulty_run():
         parse_sweep(Document({"run": run}))
     assert sound_part(run, caught.value.problems) == {"seed": 1, "model": {"name": "mlp"}}
     assert sound_part(3, caught.value.problems) == {}
+
+
+def test_trials_on_a_gpu_that_nobody_asks_ray_for_are_refused():
+    document = parse_document("run:\n  compute: {device: cuda}\n", "s.yaml")
+    with pytest.raises(ConfigError, match=r"run\.resources\.gpus: is 0\.0, expected more: compute\.device is 'cuda'"):
+        parse_sweep(document)
