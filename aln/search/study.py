@@ -54,6 +54,7 @@ class Study:
         self._plan = plan
         self._objectives = plan.sweep.objectives
         self._waiting: deque[TrialRecord] = deque()
+        self._begun: set[str] = set()
         self._with_baselines = False
         self._ids: dict[str, int] = {}
         self._asked = self._failures = self._unfinished = 0
@@ -130,7 +131,11 @@ class Study:
                 self._begin_baselines()
             elif self._asked < self._plan.sweep.trials:
                 self._suggest()
-        return self._waiting.popleft() if self._waiting else None
+        if not self._waiting:
+            return None
+        record = self._waiting.popleft()
+        self._begun.add(record.label)
+        return record
 
     @property
     def exhausted(self) -> bool:
@@ -210,13 +215,15 @@ class Study:
         record.status, record.error = status, error
         self._keep(record)
         point = self.points[record.of]
-        if status == "completed" or point.baseline:
-            if any(other.status == "running" for other in point.records):
-                first = record.repetition == 0 and not point.baseline
-                self._waiting.extendleft(reversed(point.records[1:]) if first else ())
-                return
-        else:  # more of the same is not worth training
-            point.records[:] = [other for other in point.records if other.status != "running" or other is record]
+        if not point.baseline:
+            repeats = [other for other in point.records if other.label not in self._begun]
+            if status != "completed":  # more of the same is not worth training
+                self._waiting = deque(other for other in self._waiting if other not in repeats)
+                point.records[:] = [other for other in point.records if other not in repeats]
+            elif record is point.records[0]:
+                self._waiting.extendleft(reversed(repeats))
+        if any(other.status == "running" for other in point.records):
+            return
         self._tell(point)
         self.note("spent", self.spent)
 
@@ -289,14 +296,15 @@ class Study:
             point.records[:] = [record for record in point.records if record.status != "running"]
             self._finished(point)
             return
-        first = point.records[0]
-        if point.status != "running":  # its process died between the two
-            point.records[:] = [record for record in point.records if record.status != "running"]
+        if not point.baseline and any(record.status not in ("running", "completed") for record in point.records):
+            begun = [record for record in point.records if f"training{record.repetition}" in trial.user_attrs]
+            point.records[:] = begun  # more of the same is not worth training
+        running = [record for record in point.records if record.status == "running"]
+        if not running:  # its process died before the sampler heard of it
             self._tell(point)
-        elif point.baseline or first.status != "running":
-            self._waiting.extend(record for record in point.records if record.status == "running")
         else:
-            self._waiting.append(first)
+            alone = not point.baseline and running[0] is point.records[0]
+            self._waiting.extend(running[:1] if alone else running)
 
 
 def _suggested(trial: optuna.Trial, key: str, parameter: Parameter) -> Any:
