@@ -41,7 +41,8 @@ from aln.space import Range, SearchSpace, format_point, format_value, parse_spac
 from aln.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
-    from aln.search import SweepOutcome, SweepPlan
+    from aln.search.plan import SweepPlan
+    from aln.search.sweeper import SweepOutcome
 
 _DEFAULT_SWEEP = Path("sweeps/digits.yaml")
 # How far a sweep goes and how it runs may change when it is resumed; what it searches and on what may not.
@@ -73,7 +74,8 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     name, folder, sweep, base, space = _resumed(options) if options.resume else _begun(options)
 
     # Ray, Optuna and MLflow take seconds to import: a mistake in a file should not wait for them.
-    from aln.search import SweepPlan, run_sweep
+    from aln.search.plan import SweepPlan
+    from aln.search.sweeper import run_sweep
 
     plan = SweepPlan(name=name, space=space, sweep=sweep, base=base, folder=folder.path, remote=folder.remote)
     _show_plan(plan, console)

@@ -58,8 +58,10 @@ class StallWatch:
         while not self._over.wait(pause):
             self._arm()
             if not self._paused and time.monotonic() - self._moved > self._seconds:
-                self._tell(f"no step for {self._seconds:g} s\n\n{_stacks()}")
-                os._exit(1)
+                try:
+                    self._tell(f"no step for {self._seconds:g} s\n\n{_stacks()}")
+                finally:  # Tune answers a last report with `SystemExit`, which would end this thread alone
+                    os._exit(1)
 
     def _arm(self) -> None:
         """Puts off the end of a process in which no thread gets its turn."""
