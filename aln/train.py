@@ -109,16 +109,14 @@ def _main(options: argparse.Namespace, console: Console) -> int:
 
 def _end(tracker: Tracker, tracked: TrackedRun, status: str, console: Console) -> None:
     """Tells MLflow how the run ended, and the person what MLflow has not heard."""
-    said = []
     try:
         tracked.finish(status)
-    except StorageError as error:
+    except StorageError:
         if status not in ("interrupted", "failed"):
             raise
-        said.append(str(error))  # what ended the run counts, and may well be of the same cause
-    said.append(tracker.close())
-    for line in filter(None, said):
-        console.print(line, highlight=False, soft_wrap=True)
+        # What ended the run is raised already, and may well have the same cause.
+    if missing := tracker.close():
+        console.print(missing, highlight=False, soft_wrap=True)
 
 
 @contextmanager

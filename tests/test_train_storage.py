@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shutil
 import subprocess
@@ -13,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from aln import validate
+from aln import train, validate
 from aln.checkpoint_folder import CheckpointFolder
 from aln.config import dump
-from small_disk import small_disk
+from small_disk import fill, small_disk
 from stores import Store, enter, started_store
 
 EPOCHS = 6
-# A rule of the user's own, in the folder where training starts, that waits before its so manieth gradient (in the file
-# `wait`) until there is a file called `go`: so that what befalls the training befalls it there.
+# A rule of the user's own, in the folder where training starts, that waits before the gradient whose number is in the
+# file `wait`, until there is a file called `go`: so that what befalls the training befalls it there.
 MY_LAB = """
 import time
 from dataclasses import dataclass
@@ -65,14 +67,23 @@ class Workplace:
         (folder / "run.yaml").write_text(dump(RUN))
         self.checkpoints = CheckpointFolder(f"{storage}/mine/checkpoints")
 
-    def begin(self, *arguments: str, name: str = "mine") -> subprocess.Popen[str]:
-        command = [sys.executable, "-u", "-m", "aln.train", *arguments, "--name", name, "--storage", self.storage]
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-u", "-m", "aln.train", *arguments, "--name", "mine", "--storage", self.storage]
         return subprocess.Popen(command, cwd=self.folder, stdout=-1, stderr=-1, text=True)
 
-    def train(self, *arguments: str, name: str = "mine") -> SimpleNamespace:
-        with self.begin(*arguments, name=name) as process:
+    def train(self, *arguments: str) -> SimpleNamespace:
+        with self.begin(*arguments) as process:
             out, err = process.communicate()
         return SimpleNamespace(code=process.returncode, out=out, err=err)
+
+    def refused(self, *arguments: str, name: str = "mine") -> str:
+        """What the command says that ends before anything starts; in this process, which has imported all it needs."""
+        err = io.StringIO()
+        with pytest.MonkeyPatch.context() as here, contextlib.redirect_stderr(err):
+            here.chdir(self.folder)
+            here.syspath_prepend(self.folder)
+            assert train.main([*arguments, "--name", name, "--storage", self.storage]) == 2
+        return err.getvalue()
 
     def begin_and_wait(self, gradient: int) -> subprocess.Popen[str]:
         """A training that stands before a gradient; `go` lets it go on."""
@@ -148,7 +159,7 @@ def test_a_killed_run_in_a_store_is_resumed_to_the_metrics_of_an_undisturbed_one
     assert validate.main([f"{remote.storage}/mine", "--split", "test", "--no-log"]) == 0
     found = f"top-1 {undisturbed['test_top1']:.2f} %, top-5 .* %, loss {undisturbed['test_loss']:.4f}, 50 examples"
     assert re.search(found, capsys.readouterr().out)
-    assert remote.train("run.yaml").err.startswith(f"error: --name: is 'mine', but {remote.storage}/mine exists")
+    assert remote.refused("run.yaml").startswith(f"error: --name: is 'mine', but {remote.storage}/mine exists")
 
 
 def test_a_store_that_goes_away_ends_training_with_its_name_and_is_resumed(
@@ -166,9 +177,8 @@ def test_a_store_that_goes_away_ends_training_with_its_name_and_is_resumed(
     # The epoch that was not saved is told all the same.
     assert [epoch for epoch, _ in remote.logged()["val_loss"]] == [1, 2, 3, 4]
     assert remote.logged()["status"] == "failed"
-    refused = remote.resume()
-    assert refused.code == 2
-    assert re.fullmatch(rf"error: {remote.storage}/mine\S* cannot be read: {s3.endpoint} does not .*\n", refused.err)
+    refused = remote.refused("--resume")
+    assert re.fullmatch(rf"error: {remote.storage}/mine\S* cannot be read: {s3.endpoint} does not .*\n", refused)
     s3.line.order("mend")
     assert remote.newest() == (3, 3)
     assert remote.resume().code == 0
@@ -189,9 +199,8 @@ def test_a_killed_server_is_named_by_the_training_and_before_it(
         assert re.search(rf"error: {place.storage}/mine/checkpoints/epoch\S+\.pt: the checkpoint cannot be", done.err)
         assert f"{store.endpoint} does not answer" in done.err
         (tmp_path / "mlflow.db").unlink()
-        refused = place.train("run.yaml")
-        assert (refused.code, refused.out) == (2, "")
-        assert re.match(rf"error: {place.storage}/mine cannot be .*{store.endpoint} does not answer", refused.err)
+        refused = place.refused("run.yaml")
+        assert re.match(rf"error: {place.storage}/mine cannot be .*{store.endpoint} does not answer", refused)
         assert not (tmp_path / "mlflow.db").exists()
 
 
@@ -208,9 +217,7 @@ def test_a_full_disk_ends_training_with_its_name_and_is_resumed_when_there_is_ro
     place = Workplace(tmp_path, empty_store, str(disk))
     process = place.begin_and_wait(IN_EPOCH_4)
     other = disk / "others"
-    with other.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-        while True:
-            file.write(b"\0" * 4096)
+    fill(other)
     done = place.go(process)
     assert done.code == 2
     # Whichever comes first: what MLflow is to hear of the epoch, or its checkpoint.
@@ -221,9 +228,8 @@ def test_a_full_disk_ends_training_with_its_name_and_is_resumed_when_there_is_ro
     assert "continue it with" in done.out
     assert place.newest() == (3, 3)
     assert not [path for path in (disk / "mine" / "checkpoints").iterdir() if path.suffix != ".pt"]
-    refused = place.train("run.yaml", name="another")
     message = f"error: {disk}/another cannot be made for the results: No space left on device\n"
-    assert (refused.code, refused.err) == (2, message)
+    assert place.refused("run.yaml", name="another") == message
     other.unlink()
     assert [path.name for path in disk.iterdir()] == ["mine"]
     assert place.resume().code == 0

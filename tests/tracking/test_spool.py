@@ -58,24 +58,30 @@ for number in range(10**6):
     assert len(numbers) > said >= 50
 
 
+def fill(spool: Spool) -> None:
+    """Adds as long as it can."""
+    while True:
+        spool.add("a", "tags", "x" * 10_000)
+
+
 def test_a_full_disk_is_named_and_leaves_what_was_added(tmp_path: Path) -> None:
     with small_disk(tmp_path, "1m"):
-        spool = Spool(tmp_path / "spool")
+        spool, full = Spool(tmp_path / "spool"), f"{tmp_path}/spool cannot be written: database or disk is full"
         spool.add("a", "tags", 0)
-        added, full = 1, f"{tmp_path}/spool cannot be written: database or disk is full"
-        try:
-            while True:
-                spool.add("a", "tags", "x" * 10_000)
-                added += 1
-        except StorageError as error:
-            assert str(error) == full
         with pytest.raises(StorageError, match=full):
-            spool.add("a", "tags", "x" * 100_000)
-        assert len(spool) == added > 1
+            fill(spool)
+        added = len(spool)
+        for change in (
+            lambda: spool.add("a", "tags", "x" * 100_000),
+            lambda: spool.refuse(spool.head(99), "y" * 10_000),
+        ):
+            with pytest.raises(StorageError, match=full):  # again and again: no transaction is left open
+                change()
+        assert len(spool) == added > 10
         spool.close()
         again = Spool(tmp_path / "spool")
-        assert [entry.content for entry in again.head(1)] == [0]
-        assert len(again) == added
+        assert [entry.content for entry in again.head(2)] == [0, "x" * 10_000]
+        assert (len(again), again.refused()) == (added, [])
         again.close()
 
 
