@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from aln.search.plan import SweepPlan
 from aln.search.records import ENDED_BADLY, TrialRecord, best_point, ranked
 from aln.search.study import Study
 from aln.space import format_point, format_value
 
-# Lines of the terminal that the table's frame, its title and its head take.
-_FRAME = 6
+# Lines of the terminal that the table's frame and its head take, and the cursor below.
+_FRAME = 5
 _REFRESH_SECONDS = 0.5
 
 
@@ -74,15 +75,17 @@ class Screen:
         metric = self._plan.sweep.objectives[0].metric
         return f"{metric} {record.metrics[metric]:.2f}" if metric in record.metrics else f"{metric} -"
 
-    def _table(self) -> Table:
+    def _table(self) -> Group:
         records = list(self._study.records.values())
         points = list(self._study.points.values())
         running = [record for record in records if record.status == "running" and record.metrics]
         baselines = [r for p in points if p.baseline for r in p.records if r.status != "running"]
         best = [r for p in ranked(points, self._plan.sweep.objectives[0]) for r in p.records if r.status != "running"]
-        rows = max(1, self._console.height - _FRAME)
+        # A table wraps its own title at the table's width, which is often less than the terminal's.
+        title = Text("\n").join(Text(self._title(), style="italic").wrap(self._console, self._console.width))
+        rows = max(1, self._console.height - _FRAME - title.plain.count("\n") - 1)
         keys = self._fitting_keys()
-        table = Table(title=self._title(), title_justify="left")
+        table = Table()
         for column in ("trial", "status", "epoch", self._plan.sweep.objectives[0].metric):
             table.add_column(column, justify="left" if column in ("trial", "status") else "right", no_wrap=True)
         for key in keys:
@@ -98,7 +101,7 @@ class Screen:
                 *(format_value(values[key]) if key in values else "" for key in keys),
                 _left(record),
             )
-        return table
+        return Group(title, table)
 
     def _fitting_keys(self) -> list[str]:
         """As many of the searched parameters as the terminal has room for beside the other columns."""
