@@ -109,24 +109,25 @@ class KnownTrial:
     metrics: Mapping[str, float]
 
 
+def rank(point: Point, objective: Objective) -> tuple[bool, bool, float, float]:
+    """What sorts points from best to worst (`ranked`)."""
+    sign = -1.0 if objective.mode == "max" else 1.0
+    value = point.mean(objective.metric) if point.status in _TRAINED else None
+    loss = point.mean("val_loss")
+    return (
+        value is None,
+        point.status != "completed",
+        0.0 if value is None else sign * value,
+        math.inf if loss is None else loss,
+    )
+
+
 def ranked(points: Iterable[Point], objective: Objective) -> list[Point]:
     """Searched points from best to worst: those that ran to the end first, then by objective, then by validation loss.
 
     An early-stopped training's objective is that of a shorter one, so it never outranks a completed one.
     """
-    sign = -1.0 if objective.mode == "max" else 1.0
-
-    def key(point: Point) -> tuple[bool, bool, float, float]:
-        value = point.mean(objective.metric) if point.status in _TRAINED else None
-        loss = point.mean("val_loss")
-        return (
-            value is None,
-            point.status != "completed",
-            0.0 if value is None else sign * value,
-            math.inf if loss is None else loss,
-        )
-
-    return sorted((point for point in points if not point.baseline), key=key)
+    return sorted((point for point in points if not point.baseline), key=lambda point: rank(point, objective))
 
 
 def best_point(points: Iterable[Point], objective: Objective) -> Point | None:

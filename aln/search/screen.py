@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from aln.search.plan import SweepPlan
-from aln.search.records import ENDED_BADLY, TrialRecord, best_point, ranked
+from aln.search.records import ENDED_BADLY, TrialRecord
+from aln.search.standing import Standing
 from aln.search.study import Study
 from aln.space import format_point, format_value
 
@@ -28,8 +29,9 @@ class Screen:
     def __init__(self, plan: SweepPlan, study: Study, console: Console) -> None:
         self._plan, self._study, self._console = plan, study, console
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._drawn, self._began = 0.0, time.monotonic()
-        self._ended_before = self._ended()
+        self._drawn = self._began = time.monotonic()
+        self._standing = Standing(plan, study.points.values())
+        self._ended_before = self._standing.ended
 
     def __enter__(self) -> Self:
         if self._live:
@@ -38,35 +40,26 @@ class Screen:
 
     def __exit__(self, *exception: object) -> None:
         if self._live:
+            self._live.update(self._table(), refresh=True)
             self._live.stop()
 
     def changed(self, record: TrialRecord) -> None:
         """A training has begun, reported or ended."""
+        self._standing.changed(record, self._study.points[record.of])
         if self._live is None:
             if record.status != "running":
                 self._console.print(self._line(record), highlight=False, soft_wrap=True)
-        elif record.status != "running" or time.monotonic() - self._drawn > _REFRESH_SECONDS:
+        elif time.monotonic() - self._drawn > _REFRESH_SECONDS:
             self._live.update(self._table(), refresh=True)
             self._drawn = time.monotonic()
-
-    def _ended(self) -> int:
-        return sum(record.status != "running" for record in self._study.records.values())
-
-    def _total(self) -> int:
-        """Trainings that there will be, if no point is given up before it was repeated."""
-        points = self._study.points.values()
-        begun = sum(len(point.records) for point in points)
-        searched = sum(not point.baseline for point in points)
-        baselines = len(points) - searched
-        sweep = self._plan.sweep
-        return begun + sweep.seeds * (sweep.trials - searched + len(sweep.baselines) - baselines)
 
     def _line(self, record: TrialRecord) -> str:
         values = self._values(record)
         what = format_point(values) if values else "baseline"
         error = f"  {record.error.strip().splitlines()[-1]}" if record.error else ""
-        counts = f"[{self._ended()}/{self._total()}] {record.label:>8}  {record.status:<9}  epoch {record.epoch:>3}"
-        return f"{counts}  {self._score(record)}  {what}{error}"
+        counts = f"[{self._standing.ended}/{self._standing.total}]"
+        ended = f"{record.label:>8}  {record.status:<9}  epoch {record.epoch:>3}"
+        return f"{counts} {ended}  {self._score(record)}  {what}{error}"
 
     def _values(self, record: TrialRecord) -> Mapping[str, Any]:
         return self._study.points[record.of].values
@@ -76,11 +69,6 @@ class Screen:
         return f"{metric} {record.metrics[metric]:.2f}" if metric in record.metrics else f"{metric} -"
 
     def _table(self) -> Group:
-        records = list(self._study.records.values())
-        points = list(self._study.points.values())
-        running = [record for record in records if record.status == "running" and record.metrics]
-        baselines = [r for p in points if p.baseline for r in p.records if r.status != "running"]
-        best = [r for p in ranked(points, self._plan.sweep.objectives[0]) for r in p.records if r.status != "running"]
         # A table wraps its own title at the table's width, which is often less than the terminal's.
         title = Text("\n").join(Text(self._title(), style="italic").wrap(self._console, self._console.width))
         rows = max(1, self._console.height - _FRAME - title.plain.count("\n") - 1)
@@ -91,7 +79,7 @@ class Screen:
         for key in keys:
             table.add_column(_short(key), justify="right", no_wrap=True)
         table.add_column("left", justify="right", no_wrap=True)
-        for record in (running + baselines + best)[:rows]:
+        for record in self._standing.shown[:rows]:
             values = self._values(record)
             table.add_row(
                 record.label,
@@ -115,15 +103,14 @@ class Screen:
         return keys
 
     def _title(self) -> str:
-        ended, total = self._ended(), self._total()
-        records = self._study.records.values()
+        standing, objective = self._standing, self._plan.sweep.objectives[0].metric
+        ended, total = standing.ended, standing.total
         parts = [f"{self._plan.name}: {ended} of {total} trainings"]
-        if best := best_point(self._study.points.values(), self._plan.sweep.objectives[0]):
-            objective = self._plan.sweep.objectives[0].metric
+        if best := standing.best:
             parts.append(f"best {objective} {best.mean(objective):.2f} (trial {best.label})")
-        if bad := sum(record.status in ENDED_BADLY for record in records):
+        if bad := standing.count(*ENDED_BADLY):
             parts.append(f"{bad} failed")
-        if diverged := sum(record.status == "diverged" for record in records):
+        if diverged := standing.count("diverged"):
             parts.append(f"{diverged} diverged")
         if done := ended - self._ended_before:
             seconds = (time.monotonic() - self._began) / done * (total - ended)

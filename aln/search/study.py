@@ -51,7 +51,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.points: dict[str, Point] = {}
         self.records: dict[str, TrialRecord] = {}
-        self._plan = plan
+        self._plan, self._known = plan, plan.known_points()
         self._objectives = plan.sweep.objectives
         self._waiting: deque[TrialRecord] = deque()
         self._begun: set[str] = set()
@@ -126,11 +126,10 @@ class Study:
 
     def next(self) -> TrialRecord | None:
         """The training that is to begin or to go on now; None if none is, for now or for good (`exhausted`)."""
-        if not self._waiting:
-            if not self._with_baselines:
-                self._begin_baselines()
-            elif self._asked < self._plan.sweep.trials:
-                self._suggest()
+        if not self._waiting and not self._with_baselines:
+            self._begin_baselines()
+        if not self._waiting and self._asked < self._plan.sweep.trials:
+            self._suggest()
         if not self._waiting:
             return None
         record = self._waiting.popleft()
@@ -159,7 +158,7 @@ class Study:
     def _suggest(self) -> None:
         """Asks the sampler for a point that breaks no constraint, or takes the next one of those that are known."""
         space = self._plan.space
-        known = self._plan.known_points()
+        known = self._known
         for _ in range(_TRIES):
             if self._asked < len(known):
                 self._searched.enqueue_trial(_encoded(space.parameters, known[self._asked]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Callable as CallableOf
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,13 +126,22 @@ def cluster(plan: SweepPlan) -> Iterator[tuple[str, int]]:
         yield f"{here.where} with {here.has}", min(fits, plan.sweep.max_concurrent or fits)
 
 
-def tune_trials(plan: SweepPlan, concurrent: int, bookkeeper: Bookkeeper) -> None:
-    """Trains what the bookkeeper says, so many at once, until it has nothing more or the process is interrupted."""
+def tune_trials(
+    plan: SweepPlan,
+    concurrent: int,
+    bookkeeper: Bookkeeper,
+    train: CallableOf[[dict[str, Any]], None] = run_trial,
+) -> None:
+    """Trains what the bookkeeper says, so many at once, until it has nothing more or the process is interrupted.
+
+    Args:
+        train: what a process does with an assignment (`Bookkeeper.next`), reporting as `run_trial` does.
+    """
     labels: dict[str, str] = {}
     # Where all machines write, if there are several.
     scratch = f"{plan.root if len(ray.nodes()) > 1 else plan.folder}/{_SCRATCH}"
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, trial_resources(plan.base.resources)),
+        tune.with_resources(train, trial_resources(plan.base.resources)),
         tune_config=tune.TuneConfig(
             search_alg=_Suggestions(bookkeeper),
             num_samples=-1,
