@@ -91,7 +91,7 @@ def by_aln(folder: Path, trials: int, slots: int, epochs: int) -> list[dict[str,
     (folder / "space.yaml").write_text(json.dumps(SPACE))
     (folder / "sweep.yaml").write_text(json.dumps(sweep))
     command = [sys.executable, "-m", "aln.sweep", "space.yaml", "--sweep", "sweep.yaml", "--name", "overhead"]
-    subprocess.run(command, cwd=folder, check=True, stdout=sys.stderr)  # noqa: S603
+    subprocess.run(command, cwd=folder, check=True, stdout=sys.stderr)
     began = time.time()
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("overhead").experiment_id
@@ -208,7 +208,7 @@ def measured(way: str, options: argparse.Namespace) -> dict[str, float]:
         command += ["--trials", str(options.trials), "--slots", str(options.slots), "--epochs", str(options.epochs)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         began = time.perf_counter()
-        subprocess.run(command, cwd=folder, check=True, stdout=sys.stderr, env=environment)  # noqa: S603
+        subprocess.run(command, cwd=folder, check=True, stdout=sys.stderr, env=environment)
         seconds = time.perf_counter() - began
         lines = json.loads(out.read_text())
     if len(lines) != options.trials:
