@@ -145,7 +145,7 @@ class _Copies:
         """Copies what has changed. A store that does not answer is asked again next time."""
         contents = {name: (self._folder / name).read_bytes() for name in _COPIED if (self._folder / name).exists()}
         if not self._settled():
-            return
+            contents.pop(STUDY, None)
         try:
             for name, content in contents.items():
                 digest = hashlib.sha256(content).digest()
