@@ -132,6 +132,10 @@ class Study:
                 self._suggest()
         return self._waiting.popleft() if self._waiting else None
 
+    def again(self, record: TrialRecord) -> None:
+        """A training that was to begin did not: it is next."""
+        self._waiting.appendleft(record)
+
     @property
     def exhausted(self) -> bool:
         """Whether no training will begin any more: all points are there, and none that runs may be repeated."""
