@@ -35,6 +35,8 @@ BASELINES, SEARCHED = "baselines", "searched"  # the names of its two studies
 
 # So many suggestions in a row that break a constraint, and there is nothing to be found.
 _TRIES = 1000
+# How much of its time a sweep may forget when it is killed.
+_SPENT_SECONDS = 10.0
 
 
 class Study:
@@ -66,6 +68,7 @@ class Study:
             for trial in study.get_trials(deepcopy=False):
                 self._recall(study, trial)
         self._spent, self._opened = float(self._searched.user_attrs.get("spent", 0.0)), time.monotonic()
+        self._spent_noted = self._spent
         # The generators of samplers begin anew in each process, but must not repeat themselves.
         self._searched.sampler = make_sampler(plan.sweep, begin=self._asked)
         self._pruner = make_pruner(plan.sweep, plan.base.epochs)
@@ -125,11 +128,10 @@ class Study:
 
     def next(self) -> TrialRecord | None:
         """The training that is to begin or to go on now; None if none is, for now or for good (`exhausted`)."""
-        if not self._waiting:
-            if not self._with_baselines:
-                self._begin_baselines()
-            elif self._asked < self._plan.sweep.trials:
-                self._suggest()
+        if not self._waiting and not self._with_baselines:
+            self._begin_baselines()
+        if not self._waiting and self._asked < self._plan.sweep.trials:
+            self._suggest()
         return self._waiting.popleft() if self._waiting else None
 
     def again(self, record: TrialRecord) -> None:
@@ -201,6 +203,8 @@ class Study:
         trial, point = self._ids[record.of], self.points[record.of]
         self.trained += record.metrics.get("epoch_seconds", 0.0)
         self._keep(record)
+        if self.spent > self._spent_noted + _SPENT_SECONDS:
+            self._note_spent()
         if point.baseline or record.repetition or self._pruner is None:
             return False
         value = math.nan if record.metrics.get("diverged") else record.metrics.get(self._objectives[0].metric, math.nan)
@@ -222,7 +226,7 @@ class Study:
         else:  # more of the same is not worth training
             point.records[:] = [other for other in point.records if other.status != "running" or other is record]
         self._tell(point)
-        self.note("spent", self.spent)
+        self._note_spent()
 
     def _keep(self, record: TrialRecord) -> None:
         self._storage.set_trial_user_attr(self._ids[record.of], f"training{record.repetition}", record.plain())
@@ -274,7 +278,11 @@ class Study:
 
     def close(self) -> None:
         """Keeps how long the sweep has run."""
-        self.note("spent", self.spent)
+        self._note_spent()
+
+    def _note_spent(self) -> None:
+        self._spent_noted = self.spent
+        self.note("spent", self._spent_noted)
 
     def _recall(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """A point that an earlier process began."""
