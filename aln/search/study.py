@@ -35,6 +35,8 @@ BASELINES, SEARCHED = "baselines", "searched"  # the names of its two studies
 
 # So many suggestions in a row that break a constraint, and there is nothing to be found.
 _TRIES = 1000
+# How much of its time a sweep may forget when it is killed.
+_SPENT_SECONDS = 10.0
 
 
 class Study:
@@ -67,6 +69,7 @@ class Study:
             for trial in study.get_trials(deepcopy=False):
                 self._recall(study, trial)
         self._spent, self._opened = float(self._searched.user_attrs.get("spent", 0.0)), time.monotonic()
+        self._spent_noted = self._spent
         # The generators of samplers begin anew in each process, but must not repeat themselves.
         self._searched.sampler = make_sampler(plan.sweep, begin=self._asked)
         self._pruner = make_pruner(plan.sweep, plan.base.epochs)
@@ -136,6 +139,11 @@ class Study:
         self._begun.add(record.label)
         return record
 
+    def again(self, record: TrialRecord) -> None:
+        """A training that was to begin did not: it is next."""
+        self._begun.discard(record.label)
+        self._waiting.appendleft(record)
+
     @property
     def exhausted(self) -> bool:
         """Whether no training will begin any more: all points are there, and none that runs may be repeated."""
@@ -201,6 +209,8 @@ class Study:
         trial, point = self._ids[record.of], self.points[record.of]
         self.trained += record.metrics.get("epoch_seconds", 0.0)
         self._keep(record)
+        if self.spent > self._spent_noted + _SPENT_SECONDS:
+            self._note_spent()
         if point.baseline or record.repetition or self._pruner is None:
             return False
         value = math.nan if record.metrics.get("diverged") else record.metrics.get(self._objectives[0].metric, math.nan)
@@ -224,7 +234,7 @@ class Study:
         if any(other.status == "running" for other in point.records):
             return
         self._tell(point)
-        self.note("spent", self.spent)
+        self._note_spent()
 
     def _keep(self, record: TrialRecord) -> None:
         self._storage.set_trial_user_attr(self._ids[record.of], f"training{record.repetition}", record.plain())
@@ -276,7 +286,11 @@ class Study:
 
     def close(self) -> None:
         """Keeps how long the sweep has run."""
-        self.note("spent", self.spent)
+        self._note_spent()
+
+    def _note_spent(self) -> None:
+        self._spent_noted = self.spent
+        self.note("spent", self._spent_noted)
 
     def _recall(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """A point that an earlier process began."""

@@ -83,6 +83,7 @@ class _Watch(_Here, Callback):
     def __init__(self, bookkeeper: Bookkeeper, labels: dict[str, str]) -> None:
         super().__init__(bookkeeper)
         self._labels = labels
+        self._epochs: dict[str, int] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._labels[trial.trial_id] = trial.config["label"]
@@ -91,13 +92,22 @@ class _Watch(_Here, Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        # Restarts are counted from the last progress on: on machines that come and go a long training has many.
-        trial.run_metadata.num_failures = 0
+        label = trial.config["label"]
+        epoch = self._bookkeeper.epoch(label)
+        if result.get("status") == "timed out":
+            trial.max_failures = 0  # its process is ending itself, and none is to follow
+        elif epoch > self._epochs.get(label, 0):
+            # Restarts are counted from the last progress on: on machines that come and go a long training has many.
+            # Epochs that are repeated after a restart are none, or a training that always dies would never end.
+            trial.run_metadata.num_failures = 0
+        self._epochs[label] = epoch
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._bookkeeper.lost(trial.config["label"])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if trial.trial_id not in self._labels and self._bookkeeper.placed_again(trial.config["label"]):
+            return
         # `trial.get_error` reads the storage, where the file arrives later.
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "no traceback"
         self._bookkeeper.gave_up(trial.config["label"], text)
