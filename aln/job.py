@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-
 from aln.build import build, evaluate_test, resume_from
 from aln.checkpoint import TrainState
 from aln.checkpoint_folder import CheckpointFolder
 from aln.config import RunConfig
 from aln.engine import EpochResult, Evaluation, StepProgress, fit
+from aln.threads import compute_with
 from aln.world import ALONE, World
 
 
@@ -43,8 +42,7 @@ class Job:
         world: World = ALONE,
         tell: Callable[[str], None] | None = None,
     ) -> None:
-        # A process that trained before keeps the thread count of that training.
-        torch.set_num_threads(config.resources.cpus)
+        compute_with(config.resources.cpus)
         self.config, self.world = config, world
         self.run = build(config, world)
         self._folder, self._tell = folder, tell

@@ -24,9 +24,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from aln import memory
 from aln.command import guarded, relative, runnable
 from aln.config import (
     Document,
+    Resources,
     RunConfig,
     SweepConfig,
     check_name,
@@ -41,6 +43,7 @@ from aln.space import Range, SearchSpace, format_point, format_value, parse_spac
 from aln.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
+    from aln.search.cost import Cost
     from aln.search.plan import SweepPlan
     from aln.search.sweeper import SweepOutcome
 
@@ -229,9 +232,9 @@ def _show_plan(plan: SweepPlan, console: Console) -> None:
 
 
 def _show_estimate(plan: SweepPlan, console: Console) -> None:
-    """Prints how many trials fit at once and how long they take, from one timed epoch in the middle of the space."""
+    """Prints how many trials fit at once, how long they take and what memory, from one in the middle of the space."""
     from aln.cluster import Cluster
-    from aln.timing import time_epoch
+    from aln.search.cost import cost_of
     from aln.worker_group import trials_at_once
 
     cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
@@ -239,15 +242,45 @@ def _show_estimate(plan: SweepPlan, console: Console) -> None:
     fit = min(trials_at_once(here, plan.base.resources), plan.sweep.max_concurrent or sys.maxsize)
     console.print(f"This machine ({cpus} CPU cores, {gpus} GPUs) holds {fit} trials at once.", highlight=False)
     if fit:
-        seconds = time_epoch(plan.config(plan.example()))
+        cost = cost_of(plan.config(plan.example()))
         trials = plan.sweep.seeds * (plan.sweep.trials + len(plan.sweep.baselines))
-        hours = trials * plan.base.epochs * seconds / fit / 3600
+        hours = trials * plan.base.epochs * cost.seconds / fit / 3600
         total = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
         console.print(
-            f"An epoch takes about {seconds:.2g} s: at most {total} for {trials} trials, less with early stopping.",
+            f"An epoch takes about {cost.seconds:.2g} s: "
+            f"at most {total} for {trials} trials, less with early stopping.",
             highlight=False,
             soft_wrap=True,
         )
+        for line in memory_lines(cost, plan.base.resources, fit, memory.of_machine()):
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+def memory_lines(cost: Cost, resources: Resources, at_once: int, machine: int) -> list[str]:
+    """What is to be said of the memory that so many trials at once take of a machine with so many bytes."""
+    lines = []
+    each = cost.memory * resources.workers
+    if each and machine:
+        room = machine // each
+        lines.append(
+            f"One takes about {memory.in_words(each)} of {memory.in_words(machine)} of memory: {room} would fit."
+        )
+        if at_once > room:
+            lines.append(
+                f"[bold]{at_once} at once take about {memory.in_words(at_once * each)}, more than there is: "
+                f"say max_concurrent={room}.[/bold]"
+                if room
+                else "[bold]This machine has not the memory for one trial.[/bold]"
+            )
+    if cost.gpu_memory:
+        held, has = memory.in_words(cost.gpu_memory), memory.in_words(cost.gpu_has)
+        share = memory.share_of_gpu(cost.gpu_memory, cost.gpu_has)
+        lines.append(f"Its tensors take {held} of {has} of a GPU's memory: resources.gpus={share:g} would fit.")
+        if resources.gpus < min(share or 1.0, 1.0):
+            lines.append(
+                f"[bold]resources.gpus={resources.gpus:g} puts more trials on a GPU than it has memory for.[/bold]"
+            )
+    return lines
 
 
 def _show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> None:

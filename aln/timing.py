@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 
-import torch
-
 from aln.build import build
 from aln.config import RunConfig
 from aln.engine import StepProgress, fit
+from aln.threads import compute_with
 
 
 class _Enough(Exception):  # noqa: N818 (no error)
@@ -20,7 +19,7 @@ def time_epoch(config: RunConfig, seconds: float = 10.0) -> float:
     """Seconds that an epoch of the run takes on this machine: the second one's, or what its training promises after so
     many seconds, evaluation left out.
     """
-    torch.set_num_threads(config.resources.cpus)
+    compute_with(config.resources.cpus)
     run = build(config)
     settings = dataclasses.replace(run.settings, epochs=2, alignment_every=None)
     began, first = time.perf_counter(), 0.0

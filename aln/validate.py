@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +24,7 @@ from aln.command import guarded, runnable
 from aln.config import Document, RunConfig, parse_run, with_settings
 from aln.engine import measure
 from aln.errors import CheckpointError, ConfigError, Problem
+from aln.threads import compute_with
 
 # What an evaluation may differ in from the run that left the checkpoint.
 _FREE = ("data", "compute", "resources", "batch_size")
@@ -62,7 +62,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     content, address = _found(options.checkpoint or options.named, options.best)
     settings = [*([f"data={options.data}"] if options.data else []), *options.set]
     config = _configuration(content, address, settings)
-    torch.set_num_threads(config.resources.cpus)
+    compute_with(config.resources.cpus)
     run = build(config)
     load_weights(run, content, address)
     result = evaluate_split(run, options.split)

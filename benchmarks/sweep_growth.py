@@ -4,8 +4,8 @@
     python benchmarks/sweep_growth.py --layers search --trials 10000 --samplers tpe
 
 Layers, each measured in a process of its own:
-- `search`: `Study`, `Bookkeeper`, the table on a terminal and MLflow's spool (not emptied meanwhile), asked and told
-  one trial at a time.
+- `search`: `Study`, `Bookkeeper`, the table on a terminal and MLflow's spool (not emptied meanwhile), asked and told of
+  one trial after the other.
 - `tune`: the same under Ray Tune, whose trials report what `surrogate.epochs` says.
 - `mlflow`: the thread that writes the spool to MLflow's embedded store.
 

@@ -41,8 +41,11 @@ from aln.errors import AlnError
 HERE = Path(__file__).parent
 SPACE = {
     "rule": "information",
-    "parameters": {"rule.alpha": {"min": 1e-4, "max": 1e-2, "log": True}},
-    "fixed": {"rule.beta": 1e-5, "rule.gamma": 1e-3},
+    "parameters": {
+        "rule.alpha": {"min": 1e-4, "max": 1e-2, "log": True},
+        "rule.beta": {"value": 1e-5},
+        "rule.gamma": {"value": 1e-3},
+    },
 }
 STARTUP = 10
 
@@ -69,7 +72,7 @@ def trained(alpha: float, epochs: int, report: Callable[[dict[str, float]], None
     content = {**job(epochs), "rule": {"name": SPACE["rule"], "alpha": alpha, "beta": 1e-5, "gamma": 1e-3}}
     for result in Job(parse_run(content)).train():
         fit += result.seconds
-        report({**result.metrics(), "began": began, "ended": time.time(), "fit_seconds": fit})
+        report({**result.metrics(), "epoch": result.epoch, "began": began, "ended": time.time(), "fit_seconds": fit})
 
 
 # Each way gives one line a trial: when it began and ended (seconds since 1970), and how many seconds of it trained.
@@ -127,7 +130,7 @@ def by_tune(folder: Path, trials: int, slots: int, epochs: int, *, reuse: bool =
         tune_config=tune.TuneConfig(
             metric="val_top1",
             mode="max",
-            search_alg=OptunaSearch(),
+            search_alg=OptunaSearch(sampler=_sampler()),
             num_samples=trials,
             max_concurrent_trials=slots,
             **({"reuse_actors": True} if reuse else {}),
@@ -176,7 +179,7 @@ def _optimize(folder: Path, trials: int, epochs: int) -> None:
 
         def report(metrics: dict[str, float]) -> None:
             last.update(metrics)
-            trial.report(metrics["val_top1"], int(metrics.get("epoch", len(last))))
+            trial.report(metrics["val_top1"], int(metrics["epoch"]))
 
         trained(trial.suggest_float("alpha", 1e-4, 1e-2, log=True), epochs, report)
         trial.set_user_attr("clock", {key: last[key] for key in ("began", "ended", "fit_seconds")})

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "aln"
 # From the core upwards: a module imports only from rows above its own, and from its own package.
 ROWS = [
     ["errors"],
-    ["registry", "maps", "seeds", "devices", "storage", "tensorflow_checkpoint"],
+    ["registry", "memory", "threads", "maps", "seeds", "devices", "storage", "tensorflow_checkpoint"],
     ["signals", "preflight", "fingerprint"],
     ["moments"],
     ["primitives"],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from aln.checkpoint_folder import CheckpointFolder
 from aln.config import parse_run
 from aln.errors import ConfigError
 from aln.search.plan import SweepPlan
@@ -24,6 +26,8 @@ class Bookkeeper:
 
     Args:
         changed: hears of a training that has begun, reported or ended.
+        resumed: whether there may be checkpoints of which the study does not know: it was copied to another machine
+            before they were written.
     """
 
     def __init__(
@@ -33,7 +37,9 @@ class Bookkeeper:
         tracker: Tracker,
         parent: TrackedRun,
         changed: Callable[[TrialRecord], None],
+        resumed: bool = False,
     ) -> None:
+        self._resumed = resumed
         self._plan, self._study, self._tracker, self._parent, self._changed = plan, study, tracker, parent, changed
         self._runs: dict[str, TrackedRun] = {}
         self._placed: set[str] = set()  # said to be next, but not begun yet
@@ -53,6 +59,8 @@ class Bookkeeper:
         if record is None:
             return None
         self._placed.add(record.label)
+        if self._resumed:
+            CheckpointFolder(self._plan.checkpoints(record.label)).forget_after(record.epoch)
         return {
             "label": record.label,
             "run": self.content(record),
@@ -70,11 +78,22 @@ class Bookkeeper:
     def run_of(self, record: TrialRecord) -> TrackedRun:
         """The MLflow run of a training: the one that it has had before, whatever process began it."""
         if record.label not in self._runs:
-            point = self._study.points[record.of]
-            kind = "baseline" if point.baseline else "searched"
-            tags = {"sweep": self._plan.name, "trial": record.label, "kind": kind}
-            self._runs[record.label] = self._tracker.run(record.label, tags, self._parent)
+            self._runs[record.label] = self._tracker.run(record.label, self.tags(record), self._parent)
         return self._runs[record.label]
+
+    def tags(self, record: TrialRecord) -> dict[str, str]:
+        """What tells the MLflow run of a training from all others under the sweep's.
+
+        Its point is among it: a study that is older than what MLflow has may give the same label to another one.
+        """
+        point = self._study.points[record.of]
+        values = json.dumps(point.values, sort_keys=True)
+        return {
+            "sweep": self._plan.name,
+            "trial": record.label,
+            "kind": "baseline" if point.baseline else "searched",
+            "point_id": hashlib.sha256(values.encode()).hexdigest()[:16],
+        }
 
     def began(self, label: str) -> None:
         """A training begins or goes on, in a process of its own."""

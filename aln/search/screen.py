@@ -57,9 +57,9 @@ class Screen:
         values = self._values(record)
         what = format_point(values) if values else "baseline"
         error = f"  {record.error.strip().splitlines()[-1]}" if record.error else ""
-        counts = f"[{self._standing.ended}/{self._standing.total}]"
-        ended = f"{record.label:>8}  {record.status:<9}  epoch {record.epoch:>3}"
-        return f"{counts} {ended}  {self._score(record)}  {what}{error}"
+        done = f"[{self._standing.ended}/{self._standing.total}]"
+        counts = f"{done} {record.label:>8}  {record.status:<9}  epoch {record.epoch:>3}"
+        return f"{counts}  {self._score(record)}  {what}{error}"
 
     def _values(self, record: TrialRecord) -> Mapping[str, Any]:
         return self._study.points[record.of].values

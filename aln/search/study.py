@@ -13,24 +13,22 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from aln.errors import SweepError
+from aln.search.journal import Journal
 from aln.search.plan import SweepPlan
 from aln.search.records import ENDED_BADLY, KnownTrial, Point, Status, TrialRecord
 from aln.search.samplers import make_pruner, make_sampler
 from aln.space import Parameter, Range, SearchSpace
 from aln.space.parameters import frozen, thawed
+from aln.sweep_folder import STUDY
 
-STUDY = "study.log"  # the file's name in the folder of a sweep
 BASELINES, SEARCHED = "baselines", "searched"  # the names of its two studies
 
 # So many suggestions in a row that break a constraint, and there is nothing to be found.
@@ -61,12 +59,10 @@ class Study:
         self._ids: dict[str, int] = {}
         self._asked = self._failures = self._unfinished = 0
         self.trained, self._reached = 0.0, ""
-        path = plan.folder / STUDY
-        _mend(path)
-        self._storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_Alone()))  # type: ignore[arg-type]
+        self._storage = Journal(plan.folder / STUDY)
         self._baselines, self._searched = self._open(BASELINES), self._open(SEARCHED)
         for study in (self._baselines, self._searched):
-            for trial in study.get_trials(deepcopy=False):
+            for trial in self._storage.every_trial(study._study_id):
                 self._recall(study, trial)
         self._spent, self._opened = float(self._searched.user_attrs.get("spent", 0.0)), time.monotonic()
         self._spent_noted = self._spent
@@ -368,24 +364,3 @@ def _choices(values: tuple[Any, ...]) -> list[Any]:
     """Categories as Optuna can keep them: what is neither a number nor a text as JSON."""
     plain = (str, int, float, bool, type(None))
     return [value if isinstance(value, plain) else json.dumps(value) for value in values]
-
-
-class _Alone:
-    """Optuna's lock of the journal, for which there is no need: the sweep's folder has one. Optuna's own would stay
-    behind a killed process and keep the next one waiting.
-    """
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
-def _mend(path: Path) -> None:
-    """Takes away a last line that was not written to its end, onto which the next would be appended."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        whole = file.read()
-        file.truncate(whole.rfind(b"\n") + 1)

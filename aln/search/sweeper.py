@@ -89,28 +89,30 @@ def _run(
     resume: bool,
     known: Sequence[KnownTrial],
 ) -> SweepOutcome:
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
     study = Study(plan)
     for source, taken in study.learn(known).items():
-        console.print(
-            f"{taken} trials of {source} fit this search space and are known to the sampler.", highlight=False
-        )
+        say(f"{taken} trials of {source} fit this search space and are known to the sampler.")
     trained_before = study.trained
     parent = tracker.run(plan.name, {"sweep": plan.name, "kind": "sweep", "sweep_id": study.identity})
     screen = Screen(plan, study, console)
-    bookkeeper = Bookkeeper(plan, study, tracker, parent, screen.changed)
+    bookkeeper = Bookkeeper(plan, study, tracker, parent, screen.changed, resume)
     status: Status = "failed"
     try:
         if resume:
             folder.describe(plan.sweep)
             _say_what_is_there(study, folder, parent, console)
         _describe(plan, parent)
-        if not bookkeeper.finished:
-            with screen:
-                tune_trials(plan, concurrent, bookkeeper)
-        ended = study.over()
-        interrupted = not ended and not study.complete
-        bookkeeper.interrupt()
-        best, front, tested = _conclude(plan, study, tracker, parent, bookkeeper)
+        with folder.copied(lambda: not tracker.drain(10.0), say):
+            if not bookkeeper.finished:
+                with screen:
+                    tune_trials(plan, concurrent, bookkeeper)
+            ended = study.over()
+            interrupted = not ended and not study.complete
+            bookkeeper.interrupt()
+            best, front, tested = _conclude(plan, study, tracker, parent, bookkeeper)
         seconds = time.perf_counter() - began
         share = (study.trained - trained_before) / (concurrent * seconds)
         if share:
@@ -124,7 +126,7 @@ def _run(
         study.close()
         parent.finish(status)
         if missing := tracker.close():
-            console.print(missing, highlight=False, soft_wrap=True)
+            say(missing)
     return SweepOutcome(
         best=best,
         points=list(study.points.values()),
@@ -174,10 +176,27 @@ def _conclude(
         parent.artifact(_write_best(plan, bookkeeper, best.usable[0]))
         parent.note(f"Best trial **{best.label}**: {format_point(best.values)}")
     tracker.drain()
-    runs, folder = tracker.trials(parent), plan.folder / "plots"
+    runs, folder = _of_this_sweep(tracker, parent, study, bookkeeper), plan.folder / "plots"
     for file in draw_sweep(runs, tracker, plan.space, objectives[0].metric, objectives[0].mode, folder):
         parent.artifact(file, "plots")
     return best, front, tested
+
+
+def _of_this_sweep(tracker: Tracker, parent: TrackedRun, study: Study, bookkeeper: Bookkeeper) -> list[Run]:
+    """The sweep's runs in MLflow. What began after the study was copied to where it was resumed is set aside."""
+
+    def which(tags: Mapping[str, str]) -> tuple[str | None, str | None]:
+        return tags.get("trial"), tags.get("point_id")
+
+    known = {which(bookkeeper.tags(record)) for record in study.records.values()}
+    mine = []
+    for run in tracker.trials(parent):
+        if which(run.data.tags) in known:
+            mine.append(run)
+        elif run.data.tags.get("status") != "lost":
+            tracker.client.set_tag(run.info.run_id, "status", "lost")
+            tracker.client.set_terminated(run.info.run_id, "KILLED")
+    return mine
 
 
 def _test(plan: SweepPlan, study: Study, bookkeeper: Bookkeeper, records: Sequence[TrialRecord]) -> dict[str, float]:

@@ -14,7 +14,8 @@ from optuna.storages.journal import JournalFileBackend
 from aln.errors import ConfigError, Problem
 from aln.search.plan import SweepPlan
 from aln.search.records import KnownTrial
-from aln.search.study import SEARCHED, STUDY
+from aln.search.study import SEARCHED
+from aln.sweep_folder import STUDY
 from aln.tracking import Tracker
 
 
