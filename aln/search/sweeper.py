@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow.entities import Run
 from rich.console import Console
 
 from aln.build import build_model, load_data
