@@ -98,7 +98,7 @@ def test_a_target_is_reached_by_a_completed_trial(
     opened: Callable[[str], Study], objective: str, target: float, values: list[float], over: list[str]
 ) -> None:
     study = opened(f"objective: {objective}\nbudget: {{target: {target}}}")
-    metric = objective.split()[0]
+    metric = objective.split(maxsplit=1)[0]
     for value, said in zip(values, over, strict=True):
         record = study.next()
         assert record is not None
