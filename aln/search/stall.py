@@ -20,8 +20,9 @@ class StallWatch:
     """Watches a training from a thread; use as a context manager around it.
 
     If no step is made for `seconds` (ten times that before the first, when modules are imported, data read and kernels
-    compiled), `tell` hears the stack of every thread, and the process ends: nothing else stops a thread. Where even this thread gets no turn any more (a call that holds the interpreter's lock), the process ends
-    after twice the time and leaves the stacks in `note`, for `last_words`.
+    compiled), `tell` hears the stack of every thread, and the process ends: nothing else stops a thread. Where even this
+    thread gets no turn any more (a call that holds the interpreter's lock), the process ends after twice the time and
+    leaves the stacks in `note`, for `last_words`.
 
     Args:
         seconds: None never ends anything.
@@ -69,7 +70,7 @@ class StallWatch:
             if not self._paused and time.monotonic() - self._moved > patience:
                 self._disarm()
                 try:
-                    self._tell(f"no step for {patience:g} s\n\n{_stacks()}")
+                    self._tell(f"{_stacks()}\nno step for {patience:g} s")
                 finally:  # Tune answers a last report with `SystemExit`, which would end this thread alone
                     os._exit(1)
 
@@ -91,7 +92,8 @@ class StallWatch:
 
 def last_words(note: Path) -> str:
     """The stacks that an earlier process left because none of its threads got a turn; nothing if it did not."""
-    return note.read_text(encoding="utf-8") if note.exists() else ""
+    stacks = note.read_text(encoding="utf-8") if note.exists() else ""
+    return stacks and f"{stacks}\nno step, and no thread got a turn"
 
 
 def _stacks() -> str:
