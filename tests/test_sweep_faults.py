@@ -128,7 +128,7 @@ def test_every_trial_has_ended_and_the_sweep_too(fated: SimpleNamespace) -> None
 SAID = {
     "raises": ("failed", ["ValueError: a rule with a bug", "my_lab.py"]),
     "hangs": ("timed out", [f"no step for {STALL} s", "time.sleep(1e6)", "my_lab.py"]),
-    "holds": ("timed out", ["most recent call first", "my_lab.py"]),
+    "holds": ("timed out", ["most recent call first", "my_lab.py", "no thread got a turn"]),
     "starved": ("failed", ["its process died 3 times, the last time so:"]),
     "silent": ("failed", ["SystemExit", "my_lab.py"]),
 }

@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-_BEFORE_FIRST_STEP = 10.0
+_BEFORE_FIRST_STEP = 10.0  # as many times the patience of later
 
 
 class StallWatch:
     """Watches a training from a thread; use as a context manager around it.
 
     If no step is made for `seconds` (ten times that before the first, when modules are imported, data read and kernels
-    compiled), `tell` hears the stack of every thread, and the process ends: nothing else stops a thread. Where even this
-    thread gets no turn any more (a call that holds the interpreter's lock), the process ends after twice the time and
-    leaves the stacks in `note`, for `last_words`.
+    compiled), `tell` hears the stack of every thread, and the process ends: nothing else stops a thread. Where even
+    this thread gets no turn any more (a call that holds the interpreter's lock), the process ends after twice the time
+    and leaves the stacks in `note`, for `last_words`.
 
     Args:
         seconds: None never ends anything.
