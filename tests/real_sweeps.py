@@ -21,7 +21,9 @@ from optuna.trial import FrozenTrial
 
 REPOSITORY = Path(__file__).parent.parent
 DIGITS = REPOSITORY / "sweeps/digits.yaml"
-ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+# They run in folders of their own, but what is tested is this checkout.
+_PATH = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": _PATH}
 
 # A recipe whose epochs take milliseconds, with a whole training's checkpoints and metrics.
 TINY = [

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 
+from ray_head import started_head, started_node
 from real_sweeps import DIGITS, TINY, Ended, SweepProcess, Tracked, sweep, told_by_label
 
 # Start-ups of a dozen processes that die, on machines that may be busy.
@@ -70,7 +71,7 @@ class Fated(LearningRule):
             time.sleep(60)
         if self.fate.startswith("late") and calls == {EPOCHS} * EPOCH:
             threading.Timer(0.1 * float(self.fate[4:]), os._exit, (1,)).start()
-        if self.fate == "slow" and not (HERE / "hurry").exists():
+        if self.fate.startswith("slow") and not (HERE / "hurry").exists():
             time.sleep(0.1)
 """
 LATE = [f"late{tenths}" for tenths in (0, 0.1, 0.4, 1, 2)]
@@ -127,7 +128,7 @@ def test_every_trial_has_ended_and_the_sweep_too(fated: SimpleNamespace) -> None
 SAID = {
     "raises": ("failed", ["ValueError: a rule with a bug", "my_lab.py"]),
     "hangs": ("timed out", [f"no step for {STALL} s", "time.sleep(1e6)", "my_lab.py"]),
-    "holds": ("timed out", ["most recent call first", "my_lab.py"]),
+    "holds": ("timed out", ["most recent call first", "my_lab.py", "no thread got a turn"]),
     "starved": ("failed", ["its process died 3 times, the last time so:"]),
     "silent": ("failed", ["SystemExit", "my_lab.py"]),
 }
@@ -221,3 +222,24 @@ def test_with_more_to_spend_it_goes_on_to_its_end(ended: SimpleNamespace) -> Non
     }
     assert ended.last.trials["slow"].losses == ended.last.trials["sound"].losses
     assert ended.last.tracked.parent.info.status == "FINISHED"
+
+
+def test_a_trial_whose_machine_dies_goes_on_elsewhere(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    arguments, study = begin(tmp_path, ["slow", "slower", "sound"]), tmp_path / "results/fated/study.log"
+    with started_head(tmp_path, cpus=1) as address, started_node(tmp_path, address, cpus=1) as kill:
+        process = SweepProcess(tmp_path, *arguments, environment={"RAY_ADDRESS": address})
+        # Both have a checkpoint, one on each machine.
+        third = '"epoch":3.0'
+        assert process.wait_until(lambda: study.exists() and study.read_text().count(third) >= 2), process.out
+        kill()
+        (tmp_path / "hurry").touch()
+        end = process.wait()
+    assert end.returncode == 0, end.out
+    assert f"Running on the Ray cluster at {address} with 2 CPU cores and 0 GPUs: 2 trials at once." in end.out
+    trials = by_fate(tmp_path)
+    assert {trial.status for trial in trials.values()} == {"completed"}
+    assert sorted(trial.run.data.tags.get("restarts", "0") for trial in trials.values()) == ["0", "0", "1"]
+    for trial in trials.values():
+        assert trial.losses == trials["sound"].losses
+        assert len(trial.losses) == EPOCHS

@@ -81,7 +81,8 @@ class SweepConfig(Section):
         warm_start: sweeps or MLflow experiments whose trials the sampler knows from the beginning.
         max_failures: the sweep ends after so many failed trials; never if null.
         restarts: how often a trial whose process died is started again from its last checkpoint.
-        stall_timeout: seconds without progress after which a trial is ended as timed out; never if null.
+        stall_timeout: seconds without a step after which a trial is ended as timed out, ten times that before its first
+            step; never if null. Of trials by several workers only epochs are seen.
     """
 
     run: dict[str, Any]

@@ -13,13 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+_BEFORE_FIRST_STEP = 10.0  # as many times the patience of later
+
 
 class StallWatch:
     """Watches a training from a thread; use as a context manager around it.
 
-    If no step is made for `seconds`, `tell` hears the stack of every thread, and the process ends: nothing else stops
-    a thread. Where even this thread gets no turn any more (a call that holds the interpreter's lock), the process ends
-    after twice the time and leaves the stacks in `note`, for `last_words`.
+    If no step is made for `seconds` (ten times that before the first, when modules are imported, data read and kernels
+    compiled), `tell` hears the stack of every thread, and the process ends: nothing else stops a thread. Where even
+    this thread gets no turn any more (a call that holds the interpreter's lock), the process ends after twice the time
+    and leaves the stacks in `note`, for `last_words`.
 
     Args:
         seconds: None never ends anything.
@@ -28,6 +31,7 @@ class StallWatch:
     def __init__(self, seconds: float | None, tell: Callable[[str], None], note: Path) -> None:
         self._seconds, self._tell, self._note = seconds, tell, note
         self._moved, self._paused, self._over = time.monotonic(), False, threading.Event()
+        self._begun = False
         self._file: TextIO | None = None
         self._alarm = threading.Lock()  # or this thread would set it again just after the other has put it off
 
@@ -45,7 +49,7 @@ class StallWatch:
 
     def moved(self, progress: Any = None) -> None:
         """A step was made."""
-        self._moved = time.monotonic()
+        self._moved, self._begun = time.monotonic(), True
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -54,17 +58,19 @@ class StallWatch:
         try:
             yield
         finally:
-            self._moved, self._paused = time.monotonic(), False
+            self.moved()
+            self._paused = False
 
     def _watch(self) -> None:
         assert self._seconds is not None
         pause = min(1.0, self._seconds / 4)
         while not self._over.wait(pause):
             self._arm()
-            if not self._paused and time.monotonic() - self._moved > self._seconds:
+            patience = self._seconds if self._begun else _BEFORE_FIRST_STEP * self._seconds
+            if not self._paused and time.monotonic() - self._moved > patience:
                 self._disarm()
                 try:
-                    self._tell(f"no step for {self._seconds:g} s\n\n{_stacks()}")
+                    self._tell(f"{_stacks()}\nno step for {patience:g} s")
                 finally:  # Tune answers a last report with `SystemExit`, which would end this thread alone
                     os._exit(1)
 
@@ -86,7 +92,8 @@ class StallWatch:
 
 def last_words(note: Path) -> str:
     """The stacks that an earlier process left because none of its threads got a turn; nothing if it did not."""
-    return note.read_text(encoding="utf-8") if note.exists() else ""
+    stacks = note.read_text(encoding="utf-8") if note.exists() else ""
+    return stacks and f"{stacks}\nno step, and no thread got a turn"
 
 
 def _stacks() -> str:
