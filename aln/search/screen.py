@@ -59,7 +59,7 @@ class Screen:
         searched = sum(not point.baseline for point in points)
         baselines = len(points) - searched
         sweep = self._plan.sweep
-        return begun + sweep.seeds * (sweep.trials - searched + len(sweep.baselines) - baselines)
+        return begun + sweep.seeds * (self._plan.trials - searched + len(sweep.baselines) - baselines)
 
     def _line(self, record: TrialRecord) -> str:
         values = self._values(record)
