@@ -34,6 +34,9 @@ STUDY = "study.log"  # the file's name in the folder of a sweep
 _DIVERGED = "constraints:diverged"  # where Optuna's `Trial.set_constraint` would keep it
 BASELINES, SEARCHED = "baselines", "searched"  # the names of its two studies
 
+# Samplers that know completed trials alone: where most are stopped early they would search at random.
+_BLIND = ("cmaes", "gp")
+
 # After so many suggestions in a row that break a constraint a point is drawn at random: a Gaussian process takes its
 # time and suggests nearly the same again. After so many draws there is nothing to be found.
 _TRIES, _TRIES_OF_GP, _DRAWS = 20, 3, 10_000
@@ -276,13 +279,28 @@ class Study:
         values, status = point.objectives(self._objectives), point.status
         if status == "diverged" and self._constrained:
             self._storage.set_trial_system_attr(trial._trial_id, _DIVERGED, 1.0)
-        if status == "completed" and values is not None:
+        if values is None or status != "completed":
+            values = self._stand_in(point)
+        if values is not None:
             study.tell(trial.number, values)
         elif status in ("stopped", "diverged", "completed") and len(self._objectives) == 1:
             study.tell(trial.number, state=TrialState.PRUNED)
         else:
             study.tell(trial.number, state=TrialState.FAIL)
         self._finished(point)
+
+    def _stand_in(self, point: Point) -> list[float] | None:
+        """What a stopped or diverged point is told with, if the sampler learns nothing from a pruned one.
+
+        For the one that is its last value, for the other the worst that was told so far, if anything was.
+        """
+        if self._plan.sweep.sampler.name not in _BLIND or point.baseline or len(self._objectives) > 1:
+            return None
+        if point.status == "stopped":
+            return point.objectives(self._objectives)
+        known = self._searched.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        worst = min if self._objectives[0].mode == "max" else max
+        return [worst(trial.values[0] for trial in known)] if point.status == "diverged" and known else None
 
     def _finished(self, point: Point) -> None:
         """Counts a point whose trainings have all ended."""

@@ -77,6 +77,23 @@ def test_diverged_trials_are_never_among_the_good_ones(tmp_path: Path) -> None:
     assert sum(value > 0.5 for value in later) < 8  # of 30; a coin would find 15
 
 
+@pytest.mark.parametrize("sampler", ["cmaes", "gp"])
+def test_samplers_learn_from_points_that_did_not_complete(tmp_path: Path, sampler: str) -> None:
+    def cliff(values, epoch, repetition):
+        return math.nan if values["rule.alpha"] > 0.6 else 50 * values["rule.alpha"] + epoch
+
+    sweep = (
+        f"trials: 30\nbaselines: []\nsampler: {{name: {sampler}, startup: 6}}\n"
+        "scheduler: {name: asha, grace: 1, reduction: 3}\nrun: {epochs: 3}\n"
+    )
+    study = Study(make_plan(tmp_path, sweep))
+    drive(study, cliff)
+    points = list(study.points.values())
+    assert {point.status for point in points} == {"completed", "stopped", "diverged"}
+    later = [point.values["rule.alpha"] for point in points[15:]]
+    assert sum(0.2 < value < 0.6 for value in later) >= 9  # of 15; at random it were 6
+
+
 def test_a_point_that_failed_is_forgotten_by_the_sampler_and_told_as_failed(tmp_path: Path) -> None:
     def broken(values, epoch, repetition):
         raise ValueError("a bug")
