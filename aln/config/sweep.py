@@ -51,7 +51,7 @@ class Scheduler(_Named):
 
     name: Literal["asha", "hyperband", "median", "none"] = "asha"
     grace: int = Field(3, ge=1)
-    reduction: float = Field(3.0, gt=1)
+    reduction: int = Field(3, ge=2)
     startup: int = Field(5, ge=1)
 
 

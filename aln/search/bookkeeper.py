@@ -177,9 +177,9 @@ class Bookkeeper:
     def interrupt(self) -> None:
         """What runs is not going on for now. The study has it as running, so that it is resumed; MLflow has not."""
         for record in self._study.records.values():
-            if record.status == "running" and record.label in self._runs:
+            if record.status == "running" and record.begun:
                 record.status = "interrupted"
-                self._runs[record.label].finish("interrupted")
+                self.run_of(record).finish("interrupted")
                 self._changed(record)
 
     def _end(self, record: TrialRecord, status: Status, error: str = "") -> None:

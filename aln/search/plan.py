@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,17 @@ class SweepPlan:
         return self.remote or str(self.folder)
 
     def known_points(self) -> Sequence[Mapping[str, Any]]:
-        """The points that come first, as they are known: those that the space lists, and all of a grid."""
-        return [*self.space.enqueued, *(self.space.grid() if self.sweep.sampler.name == "grid" else ())]
+        """The points that come first, as they are known: those that the space lists, then the rest of a grid."""
+        known = list(self.space.enqueued)
+        grid = self.space.grid() if self.sweep.sampler.name == "grid" else []
+        return [*known, *(point for point in grid if point not in known)]
+
+    @cached_property
+    def trials(self) -> int:
+        """How many points are searched: as many as the sweep says, but no more than a grid has."""
+        if self.sweep.sampler.name != "grid":
+            return self.sweep.trials
+        return min(self.sweep.trials, len(self.known_points()))
 
     def content(self, point: Mapping[str, Any], repetition: int = 0) -> dict[str, Any]:
         """Run content at a point of the space, trained for the so many-th time."""

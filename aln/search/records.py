@@ -25,6 +25,7 @@ class TrialRecord:
         of: label of its point.
         repetition: which of the point's trainings, from 0; its seed is the run's plus that.
         epochs: those it has if nothing ends it before.
+        begun: whether a process has ever been given it.
         metrics: what it reported last, with `train_seconds`, the time of all its epochs.
         restarts: how often its process died and another went on.
     """
@@ -33,6 +34,7 @@ class TrialRecord:
     of: str
     repetition: int
     epochs: int
+    begun: bool = False
     status: Status = "running"
     metrics: dict[str, float] = field(default_factory=dict)
     error: str = ""

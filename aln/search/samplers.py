@@ -42,7 +42,7 @@ def make_pruner(sweep: SweepConfig, epochs: int) -> BasePruner | None:
     scheduler = sweep.scheduler
     if scheduler.name == "none" or len(sweep.objectives) > 1 or scheduler.grace >= epochs:
         return None
-    reduction = int(scheduler.reduction)
+    reduction = scheduler.reduction
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if scheduler.name == "asha":

@@ -7,8 +7,8 @@ nor kept.
 
 from __future__ import annotations
 
-import json
 import math
+import random
 import time
 import uuid
 from collections import Counter, deque
@@ -16,24 +16,30 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from aln.errors import SweepError
+from aln.search.encoding import distribution, encoded, fitted, suggested
 from aln.search.journal import Journal
 from aln.search.plan import SweepPlan
 from aln.search.records import ENDED_BADLY, KnownTrial, Point, Status, TrialRecord
 from aln.search.samplers import make_pruner, make_sampler
-from aln.space import Parameter, Range, SearchSpace
+from aln.seeds import derived_seed
 from aln.space.parameters import frozen, thawed
 from aln.sweep_folder import STUDY
 
+_DIVERGED = "constraints:diverged"  # where Optuna's `Trial.set_constraint` would keep it
 BASELINES, SEARCHED = "baselines", "searched"  # the names of its two studies
 
-# So many suggestions in a row that break a constraint, and there is nothing to be found.
-_TRIES = 1000
-# How much of its time a sweep may forget when it is killed.
+# Samplers that know completed trials alone: where most are stopped early they would search at random.
+_BLIND = ("cmaes", "gp")
+
+# After so many suggestions in a row that break a constraint a point is drawn at random: a Gaussian process takes its
+# time and suggests nearly the same again. After so many draws there is nothing to be found.
+_TRIES, _TRIES_OF_GP, _DRAWS = 20, 3, 10_000
+
+# How often it is kept how long the sweep has run, so that a process that is killed forgets no more.
 _SPENT_SECONDS = 10.0
 
 
@@ -51,12 +57,11 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.points: dict[str, Point] = {}
         self.records: dict[str, TrialRecord] = {}
-        self._plan, self._known = plan, plan.known_points()
+        self._plan = plan
         self._objectives = plan.sweep.objectives
         self._waiting: deque[TrialRecord] = deque()
-        self._begun: set[str] = set()
-        self._with_baselines = False
         self._ids: dict[str, int] = {}
+        self._known = plan.known_points()
         self._asked = self._failures = self._unfinished = 0
         self.trained, self._reached = 0.0, ""
         self._storage = Journal(plan.folder / STUDY)
@@ -64,13 +69,19 @@ class Study:
         for study in (self._baselines, self._searched):
             for trial in self._storage.every_trial(study._study_id):
                 self._recall(study, trial)
+        self._with_baselines = all(rule in self.points for rule in plan.sweep.baselines)
         self._spent, self._opened = float(self._searched.user_attrs.get("spent", 0.0)), time.monotonic()
-        self._spent_noted = self._spent
+        self._noted = self._spent
         # The generators of samplers begin anew in each process, but must not repeat themselves.
         self._searched.sampler = make_sampler(plan.sweep, begin=self._asked)
         self._pruner = make_pruner(plan.sweep, plan.base.epochs)
         if self._pruner is not None:  # samplers look whether it is Hyperband
             self._searched.pruner = self._pruner
+
+    @property
+    def _constrained(self) -> bool:
+        """Whether the sampler ranks what breaks a constraint last."""
+        return self._plan.sweep.sampler.name == "tpe"
 
     def _open(self, name: str) -> optuna.Study:
         known = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
@@ -99,51 +110,59 @@ class Study:
     def learn(self, known: Iterable[KnownTrial]) -> dict[str, int]:
         """Tells the sampler what was found elsewhere; returns how many trials of each source fit this space.
 
-        They are no points of this sweep and count nowhere.
+        They are no points of this sweep and count nowhere. What an earlier process told before it died is not told
+        again.
         """
+        everything = self._storage.every_trial(self._searched._study_id)
+        told = Counter(trial.user_attrs.get("source") for trial in everything)
         taken: Counter[str] = Counter()
         for trial in known:
             taken[trial.source] += 0
             values = [trial.metrics.get(objective.metric, math.nan) for objective in self._objectives]
-            point = _fitted(self._plan.space, trial.values)
+            point = fitted(self._plan.space, trial.values)
             if point is None or (trial.metrics and not all(map(math.isfinite, values))):
+                continue
+            taken[trial.source] += 1
+            if taken[trial.source] <= told[trial.source]:
                 continue
             parameters = {key: self._plan.space.parameters[key] for key in point}
             self._searched.add_trial(
                 optuna.trial.create_trial(
                     state=TrialState.COMPLETE if trial.metrics else TrialState.PRUNED,
                     values=values if trial.metrics else None,
-                    params=_encoded(parameters, point),
+                    params=encoded(parameters, point),
                     distributions={key: distribution(parameter) for key, parameter in parameters.items()},
                     user_attrs={"source": trial.source},
+                    system_attrs={} if trial.metrics or not self._constrained else {_DIVERGED: 1.0},
                 )
             )
-            taken[trial.source] += 1
+        self.note("learned", dict(taken))
         return dict(taken)
 
     # What comes next
 
     def next(self) -> TrialRecord | None:
         """The training that is to begin or to go on now; None if none is, for now or for good (`exhausted`)."""
-        if not self._waiting and not self._with_baselines:
-            self._begin_baselines()
-        if not self._waiting and self._asked < self._plan.sweep.trials:
-            self._suggest()
+        if not self._waiting:
+            if not self._with_baselines:
+                self._begin_baselines()
+            elif self._asked < self._plan.trials:
+                self._suggest()
         if not self._waiting:
             return None
         record = self._waiting.popleft()
-        self._begun.add(record.label)
+        record.begun = True
+        self._keep(record)
         return record
 
     def again(self, record: TrialRecord) -> None:
         """A training that was to begin did not: it is next."""
-        self._begun.discard(record.label)
         self._waiting.appendleft(record)
 
     @property
     def exhausted(self) -> bool:
         """Whether no training will begin any more: all points are there, and none that runs may be repeated."""
-        asked = self._with_baselines and self._asked >= self._plan.sweep.trials
+        asked = self._with_baselines and self._asked >= self._plan.trials
         return asked and not self._waiting and not (self._unfinished and self._plan.sweep.seeds > 1)
 
     @property
@@ -162,19 +181,29 @@ class Study:
     def _suggest(self) -> None:
         """Asks the sampler for a point that breaks no constraint, or takes the next one of those that are known."""
         space = self._plan.space
-        known = self._known
-        for _ in range(_TRIES):
-            if self._asked < len(known):
-                self._searched.enqueue_trial(_encoded(space.parameters, known[self._asked]))
+        given = self._known[self._asked] if self._asked < len(self._known) else {}
+        tries = _TRIES_OF_GP if self._plan.sweep.sampler.name == "gp" else _TRIES
+        for attempt in range(tries + 1):
+            if attempt == tries:
+                given = self._drawn(given)
+            if given:
+                self._searched.enqueue_trial(encoded(space.parameters, given))
             trial = self._searched.ask()
-            point = space.choose(lambda key, parameter: _suggested(trial, key, parameter))  # noqa: B023
+            point = space.choose(lambda key, parameter: suggested(trial, key, parameter))  # noqa: B023
             if not space.violated(point):
-                label = f"{self._asked:03d}"
-                self._waiting.extend(self._name(self._searched, trial._trial_id, label, point)[:1])
-                return
+                break
             self._searched.tell(trial, state=TrialState.FAIL)
+        self._waiting.extend(self._name(self._searched, trial._trial_id, f"{self._asked:03d}", point)[:1])
+
+    def _drawn(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """A point at random with the values given that breaks no constraint. Raises `SweepError` if none is found."""
+        space = self._plan.space
+        generator = random.Random(derived_seed(self._plan.sweep.sampler.seed, self._asked))  # noqa: S311 (no secret)
+        for _ in range(_DRAWS):
+            if not space.violated(point := space.draw(generator, given)):
+                return point
         texts = ", ".join(constraint.text for constraint in space.constraints)
-        raise SweepError(f"{_TRIES} points in a row broke a constraint of the space: {texts}")
+        raise SweepError(f"{_DRAWS:,} points in a row broke a constraint of the space: {texts}")
 
     def _name(self, study: optuna.Study, trial: int, label: str, point: Mapping[str, Any]) -> list[TrialRecord]:
         """Makes a trial of Optuna a point of the sweep; without a label it never was one."""
@@ -205,7 +234,7 @@ class Study:
         trial, point = self._ids[record.of], self.points[record.of]
         self.trained += record.metrics.get("epoch_seconds", 0.0)
         self._keep(record)
-        if self.spent > self._spent_noted + _SPENT_SECONDS:
+        if self.spent - self._noted > _SPENT_SECONDS:
             self._note_spent()
         if point.baseline or record.repetition or self._pruner is None:
             return False
@@ -220,17 +249,22 @@ class Study:
         record.status, record.error = status, error
         self._keep(record)
         point = self.points[record.of]
-        if not point.baseline:
-            repeats = [other for other in point.records if other.label not in self._begun]
-            if status != "completed":  # more of the same is not worth training
-                self._waiting = deque(other for other in self._waiting if other not in repeats)
-                point.records[:] = [other for other in point.records if other not in repeats]
-            elif record is point.records[0]:
-                self._waiting.extendleft(reversed(repeats))
-        if any(other.status == "running" for other in point.records):
-            return
-        self._tell(point)
+        if status != "completed":
+            self._give_up(point)
+        elif record.repetition == 0 and not point.baseline:
+            self._waiting.extendleft(reversed(point.records[1:]))
+        if all(other.status != "running" for other in point.records):
+            self._tell(point)
         self._note_spent()
+
+    def _give_up(self, point: Point) -> None:
+        """Leaves out the trainings of a searched point that have not begun: more of the same is not worth it."""
+        if not point.baseline:
+            dropped = [record for record in point.records if not record.begun]
+            point.records[:] = [record for record in point.records if record.begun]
+            for record in dropped:
+                del self.records[record.label]
+            self._waiting = deque(record for record in self._waiting if record not in dropped)
 
     def _keep(self, record: TrialRecord) -> None:
         self._storage.set_trial_user_attr(self._ids[record.of], f"training{record.repetition}", record.plain())
@@ -238,19 +272,36 @@ class Study:
     def _tell(self, point: Point) -> None:
         """Tells Optuna how a point ended.
 
-        A diverged one counts as pruned, at a value that is not a number: worse than whatever was pruned at the same
-        epoch, where a failed one would be forgotten.
+        A diverged one counts as pruned, where a failed one would be forgotten. That alone would make it better than
+        whatever was pruned at an earlier epoch, so TPE hears that it breaks a constraint: worse than all others.
         """
         study = self._baselines if point.baseline else self._searched
         trial = self._storage.get_trial(self._ids[point.label])
         values, status = point.objectives(self._objectives), point.status
-        if status == "completed" and values is not None:
+        if status == "diverged" and self._constrained:
+            self._storage.set_trial_system_attr(trial._trial_id, _DIVERGED, 1.0)
+        if values is None or status != "completed":
+            values = self._stand_in(point)
+        if values is not None:
             study.tell(trial.number, values)
         elif status in ("stopped", "diverged", "completed") and len(self._objectives) == 1:
             study.tell(trial.number, state=TrialState.PRUNED)
         else:
             study.tell(trial.number, state=TrialState.FAIL)
         self._finished(point)
+
+    def _stand_in(self, point: Point) -> list[float] | None:
+        """What a stopped or diverged point is told with, if the sampler learns nothing from a pruned one.
+
+        For the one that is its last value, for the other the worst that was told so far, if anything was.
+        """
+        if self._plan.sweep.sampler.name not in _BLIND or point.baseline or len(self._objectives) > 1:
+            return None
+        if point.status == "stopped":
+            return point.objectives(self._objectives)
+        known = self._searched.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        worst = min if self._objectives[0].mode == "max" else max
+        return [worst(trial.values[0] for trial in known)] if point.status == "diverged" and known else None
 
     def _finished(self, point: Point) -> None:
         """Counts a point whose trainings have all ended."""
@@ -285,82 +336,31 @@ class Study:
         self._note_spent()
 
     def _note_spent(self) -> None:
-        self._spent_noted = self.spent
-        self.note("spent", self._spent_noted)
+        self._noted = self.spent
+        self.note("spent", self._noted)
 
     def _recall(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """A point that an earlier process began."""
         label = trial.user_attrs.get("label")
         if label is None:
             if not trial.state.is_finished():  # its process died while it was being suggested
-                study.tell(trial.number, state=TrialState.FAIL)
+                self._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
             return
         point = self._add(label, frozen(trial.user_attrs["point"]), trial._trial_id, baseline=study is self._baselines)
         for record in point.records:
-            kept = trial.user_attrs.get(f"training{record.repetition}", {})
-            record.status, record.metrics = kept.get("status", "running"), kept.get("metrics", {})
-            record.error, record.restarts = kept.get("error", ""), kept.get("restarts", 0)
+            kept = trial.user_attrs.get(f"training{record.repetition}")
+            record.begun = kept is not None
+            if kept is not None:
+                record.status, record.metrics = kept["status"], kept["metrics"]
+                record.error, record.restarts = kept["error"], kept["restarts"]
             self.trained += record.metrics.get("train_seconds", 0.0)
-        if trial.state.is_finished():
-            point.records[:] = [record for record in point.records if record.status != "running"]
-            self._finished(point)
-            return
-        if not point.baseline and any(record.status not in ("running", "completed") for record in point.records):
-            begun = [record for record in point.records if f"training{record.repetition}" in trial.user_attrs]
-            point.records[:] = begun  # more of the same is not worth training
+        if any(record.status not in ("running", "completed") for record in point.records):
+            self._give_up(point)
         running = [record for record in point.records if record.status == "running"]
-        if not running:  # its process died before the sampler heard of it
+        if trial.state.is_finished():
+            self._finished(point)
+        elif not running:  # its process died between the two
             self._tell(point)
         else:
-            alone = not point.baseline and running[0] is point.records[0]
+            alone = point.records[0].status == "running" and not point.baseline
             self._waiting.extend(running[:1] if alone else running)
-
-
-def _suggested(trial: optuna.Trial, key: str, parameter: Parameter) -> Any:
-    """The sampler's choice."""
-    if not isinstance(parameter, Range):
-        choices = _choices(parameter.values)
-        return parameter.values[choices.index(trial.suggest_categorical(key, choices))]
-    if parameter.integer:
-        return trial.suggest_int(
-            key, int(parameter.min), int(parameter.max), step=int(parameter.step or 1), log=parameter.log
-        )
-    return trial.suggest_float(key, float(parameter.min), float(parameter.max), step=parameter.step, log=parameter.log)
-
-
-def distribution(parameter: Parameter) -> BaseDistribution:
-    """The parameter as Optuna has it."""
-    if not isinstance(parameter, Range):
-        return CategoricalDistribution(_choices(parameter.values))
-    if parameter.integer:
-        low, high, step = int(parameter.min), int(parameter.max), int(parameter.step or 1)
-        return IntDistribution(low, high, log=parameter.log, step=step)
-    return FloatDistribution(float(parameter.min), float(parameter.max), log=parameter.log, step=parameter.step)
-
-
-def _fitted(space: SearchSpace, values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Values from elsewhere as a point of this space; None if they are none."""
-    values = frozen(values)
-    point = space.choose(lambda key, _: values.get(key))
-    wrong = any(key not in values or space.parameters[key].expected(value) for key, value in point.items())
-    return None if wrong or point.keys() != values.keys() or space.violated(point) else point
-
-
-def _encoded(parameters: Mapping[str, Parameter], point: Mapping[str, Any]) -> dict[str, Any]:
-    """A point as Optuna has it."""
-
-    def value(key: str) -> Any:
-        parameter = parameters[key]
-        if isinstance(parameter, Range):
-            return point[key]
-        # Equal and of one kind: 1 is not true.
-        places = (i for i, v in enumerate(parameter.values) if v == point[key] and type(v) is type(point[key]))
-        return _choices(parameter.values)[next(places)]
-
-    return {key: value(key) for key in point}
-
-
-def _choices(values: tuple[Any, ...]) -> list[Any]:
-    """Categories as Optuna can keep them: what is neither a number nor a text as JSON."""
-    plain = (str, int, float, bool, type(None))
-    return [value if isinstance(value, plain) else json.dumps(value) for value in values]

@@ -94,6 +94,8 @@ def _run(
         console.print(line, highlight=False, soft_wrap=True)
 
     study = Study(plan)
+    if resume and "learned" not in study.notes():  # its first process died before
+        known = known_trials(plan, tracker)
     for source, taken in study.learn(known).items():
         say(f"{taken} trials of {source} fit this search space and are known to the sampler.")
     trained_before = study.trained
@@ -144,7 +146,7 @@ def _run(
 def _say_what_is_there(study: Study, folder: SweepFolder, parent: TrackedRun, console: Console) -> None:
     """What a resumed sweep finds, and what of the code is no longer what its first trials ran on."""
     ended = sum(record.status != "running" for record in study.records.values())
-    going = len(study.records) - ended
+    going = sum(record.begun and record.status == "running" for record in study.records.values())
     again = f", {going} go on from their checkpoints" if going else ""
     console.print(f"{ended} of its trainings have ended{again}.", highlight=False, soft_wrap=True)
     if changed := folder.changed_code():

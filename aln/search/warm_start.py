@@ -58,7 +58,9 @@ def _of_sweep(name: str, path: Path) -> Iterable[KnownTrial]:
 def _of_experiment(name: str, tracker: Tracker, experiment: str) -> Iterable[KnownTrial]:
     token: str | None = None
     while True:
-        page = tracker.client.search_runs([experiment], "tags.kind = 'searched'", page_token=token)
+        page = tracker.client.search_runs(
+            [experiment], "tags.kind = 'searched'", order_by=["attributes.start_time ASC"], page_token=token
+        )
         for run in page:
             status = run.data.tags.get("status")
             if status in ("completed", "diverged") and "point" in run.data.tags:

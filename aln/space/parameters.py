@@ -40,7 +40,8 @@ class Range:
             return round(math.sqrt(self.min * self.max)) if self.integer else math.sqrt(self.min * self.max)
         step = self.step or (1 if self.integer else None)
         half = (self.max - self.min) / 2
-        return self.min + (half if step is None else half // step * step)
+        value = self.min + (half if step is None else half // step * step)
+        return int(value) if self.integer else value
 
     @property
     def grid(self) -> Sequence[Any] | None:
@@ -75,6 +76,11 @@ class Range:
             value = self.min + generator.randint(0, self._steps) * step
             return int(value) if self.integer else self._rounded(value)
         return self._at(generator.random())
+
+    @property
+    def last(self) -> float:
+        """The largest of the values that there are: `max`, or the last step before it."""
+        return self.max if self.step is None else self._rounded(self.min + self._steps * self.step)
 
     @property
     def _steps(self) -> int:

@@ -54,7 +54,7 @@ baselines: [backprop, backprop]
         "s.yaml:4: run.batch_size: is 0: input should be greater than or equal to 1",
         "s.yaml:5: trails: unknown key; did you mean 'trials'?",
         "s.yaml:6: sampler.name: is 'grids': input should be 'tpe', 'random', 'grid', 'cmaes', 'gp' or 'qmc'",
-        "s.yaml:7: scheduler.reduction: is 1: input should be greater than 1",
+        "s.yaml:7: scheduler.reduction: is 1: input should be greater than or equal to 2",
         "s.yaml:8: baselines: is ['backprop', 'backprop']: expected each name once",
     ]
     assert sorted(messages(text)) == expected

@@ -80,6 +80,7 @@ def test_a_resumed_run_runs_again_and_keeps_the_parameters_it_has(client: Any, s
     for seed, status in ((3, "interrupted"), (4, "")):
         with closing(Tracker("test")) as tracker:
             run = tracker.run("x", {"kind": "run", "run": "x"})
+            run.begin()
             run.describe(parse_run({**small_run, "seed": seed}))
             if status:
                 run.finish(status)
@@ -111,7 +112,13 @@ def test_more_metrics_than_fit_one_request(client: Any, workplace: Path) -> None
 
 @pytest.mark.parametrize(
     ("status", "ended"),
-    [("completed", "FINISHED"), ("diverged", "FINISHED"), ("failed", "FAILED"), ("interrupted", "KILLED")],
+    [
+        ("completed", "FINISHED"),
+        ("diverged", "FINISHED"),
+        ("failed", "FAILED"),
+        ("timed out", "FAILED"),
+        ("interrupted", "KILLED"),
+    ],
 )
 def test_how_a_run_ended(client: Any, workplace: Path, status: str, ended: str) -> None:
     with closing(Tracker("test")) as tracker:
