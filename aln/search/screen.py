@@ -39,7 +39,7 @@ class Screen:
 
     def __exit__(self, *exception: object) -> None:
         if self._live:
-            self._live.update(self._table(), refresh=True)
+            self._live.update(self._table())
             self._live.stop()
 
     def changed(self, record: TrialRecord) -> None:
