@@ -23,6 +23,7 @@ bench: $(TESTABLE)
 	$(BIN)/python benchmarks/step_time.py
 	$(BIN)/python benchmarks/sweep_share.py
 	$(BIN)/python benchmarks/alignment_cost.py
+	$(BIN)/python benchmarks/data_loading.py
 
 setup: $(TESTABLE)
 

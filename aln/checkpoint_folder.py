@@ -130,6 +130,12 @@ class CheckpointFolder:
             state.take_over(loaded.content, loaded.address)
         return loaded
 
+    def forget_after(self, epoch: int) -> None:
+        """Removes what was saved after so many epochs were done: of a training that nobody has heard of further."""
+        for entry in self.saved():
+            if (entry.epoch, entry.step) > (epoch, 0):
+                self.storage.delete(entry.name)
+
     def _best_first(self, saved: list[SavedCheckpoint]) -> list[SavedCheckpoint]:
         """Those with a score, the best first, of equal ones the earliest."""
         sign = -1 if self.mode == "max" else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -39,6 +40,12 @@ def make_folder(place: str | Path) -> None:
     try:
         storage = open_storage(place)
         storage.create()
-        storage.check_writable()
+        try:
+            storage.check_writable()
+        except StorageError:
+            if "://" not in storage.root:  # an empty folder would be in the way of the next try
+                with contextlib.suppress(OSError):
+                    Path(storage.root).rmdir()
+            raise
     except StorageError as error:
         raise AlnError(f"{place} cannot be made for the results: {error.reason}") from error

@@ -43,8 +43,9 @@ from aln.space import Range, SearchSpace, format_point, format_value, parse_spac
 from aln.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
-    from aln.search import SweepOutcome, SweepPlan
     from aln.search.cost import Cost
+    from aln.search.plan import SweepPlan
+    from aln.search.sweeper import SweepOutcome
 
 _DEFAULT_SWEEP = Path("sweeps/digits.yaml")
 # How far a sweep goes and how it runs may change when it is resumed; what it searches and on what may not.
@@ -76,9 +77,10 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     name, folder, sweep, base, space = _resumed(options) if options.resume else _begun(options)
 
     # Ray, Optuna and MLflow take seconds to import: a mistake in a file should not wait for them.
-    from aln.search import SweepPlan, run_sweep
+    from aln.search.plan import SweepPlan
+    from aln.search.sweeper import run_sweep
 
-    plan = SweepPlan(name=name, space=space, sweep=sweep, base=base, folder=folder.path)
+    plan = SweepPlan(name=name, space=space, sweep=sweep, base=base, folder=folder.path, remote=folder.remote)
     _show_plan(plan, console)
     if options.dry_run:
         _show_estimate(plan, console)
@@ -223,10 +225,10 @@ def _show_plan(plan: SweepPlan, console: Console) -> None:
     ends += [f"{sweep.objectives[0].metric} {budget.target:g}"] if budget.target is not None else []
     if ends:
         console.print(f"It ends before at {' or '.join(ends)}.", highlight=False)
-    console.print(
-        f"A trial takes {run.resources.cpus} CPU cores and {run.resources.gpus:g} GPUs. Results go to {plan.folder}.",
-        soft_wrap=True,
-    )
+    takes = f"{run.resources.cpus} CPU cores and {run.resources.gpus:g} GPUs"
+    takes = f"{run.resources.workers} workers with {takes} each" if run.resources.workers > 1 else takes
+    checkpoints = "" if plan.remote is None else f", checkpoints to {plan.remote}"
+    console.print(f"A trial takes {takes}. Results go to {plan.folder}{checkpoints}.", soft_wrap=True)
 
 
 def _show_estimate(plan: SweepPlan, console: Console) -> None:
@@ -348,8 +350,8 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _show_how_to_go_on(plan: SweepPlan, console: Console) -> None:
-    storage = plan.folder.parent
-    where = "" if storage == Path("results").resolve() else f" --set storage={storage}"
+    storage = plan.root.removesuffix(f"/{plan.name}")
+    where = "" if storage == str(Path("results").resolve()) else f" --set storage={storage}"
     command = runnable(f"python -m aln.sweep --resume {plan.name}{where}")
     console.print(f"Go on with it by {command}", highlight=False, soft_wrap=True)
 

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+import shutil
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from aln.config import Document, SweepConfig, dump, read_document
-from aln.errors import ConfigError, Problem, SweepError
+from aln.errors import ConfigError, Problem, StorageError, SweepError
 from aln.fingerprint import differences, fingerprint
 from aln.preflight import make_folder
 from aln.space import SearchSpace
+from aln.storage import Storage, open_storage
 
-SWEEP, SPACE = "sweep.yaml", "space.yaml"  # the files' names
+SWEEP, SPACE, STUDY = "sweep.yaml", "space.yaml", "study.log"  # the files' names
 _CODE, _LOCK = "code.json", ".lock"
+# What a sweep can be resumed from, the study last: where it is, the others are.
+_COPIED = (SWEEP, SPACE, _CODE, STUDY)
+_SECONDS_BETWEEN_COPIES = 60.0
 
 
 class SweepFolder:
-    """The folder called `name` under `storage`.
+    """The folder called `name` under `storage`, a folder or a URL.
 
     Attributes:
-        path: where it is.
+        path: where what describes the sweep is, and what came of it; in `results` if `storage` is a URL.
+        remote: URL of what trials write; None if that is in the folder, too.
     """
 
     def __init__(self, storage: str, name: str) -> None:
-        self.path = Path(storage).resolve() / name
+        remote = "://" in storage
+        self.path = Path("results" if remote else storage).resolve() / name
+        self.remote = f"{storage.rstrip('/')}/{name}" if remote else None
 
     def begin(self, sweep: SweepConfig, space: SearchSpace) -> None:
         """Makes the folder, which must not be there yet, and describes the sweep. Raises `AlnError` if it cannot."""
         make_folder(self.path)
+        if self.remote is not None:
+            make_folder(self.remote)
         self._write(_CODE, json.dumps(fingerprint(), indent=1))
         self._write(SPACE, dump(space.plain()))
         self.describe(sweep)
@@ -41,7 +53,12 @@ class SweepFolder:
         self._write(SWEEP, sweep.to_yaml())
 
     def documents(self) -> tuple[Document, Document]:
-        """How sweep and search space were described. Raises `ConfigError` if there is no such sweep."""
+        """How sweep and search space were described. Raises `ConfigError` if there is no such sweep.
+
+        Brings here what only the URL has, because another machine ran the sweep.
+        """
+        if self.remote is not None and not self.path.exists():
+            self._fetch(self.remote)
         missing = [name for name in (SWEEP, SPACE) if not (self.path / name).exists()]
         if missing:
             message = f"is '{self.path.name}', but {self.path} holds no sweep ({', '.join(missing)} missing)"
@@ -65,8 +82,78 @@ class SweepFolder:
         finally:
             lock.release()
 
+    @contextmanager
+    def copied(self, settled: Callable[[], bool], tell: Callable[[str], None]) -> Iterator[None]:
+        """Copies what the sweep can be resumed from to its URL, if it has one, every minute and at the end.
+
+        Args:
+            settled: whether MLflow has heard of all that the study holds, for which it may wait some seconds. Only then
+                a study is copied: what is resumed from a copy goes on behind what MLflow has, never before.
+            tell: hears why copying fails, once each time it begins to.
+        """
+        if self.remote is None:
+            yield
+            return
+        copies = _Copies(self.path, open_storage(self.remote), settled, tell)
+        over = threading.Event()
+
+        def copy_now_and_then() -> None:
+            while not over.wait(_SECONDS_BETWEEN_COPIES):
+                copies.make()
+
+        thread = threading.Thread(target=copy_now_and_then, name="sweep-copies", daemon=True)
+        copies.make()
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            copies.make()
+
+    def _fetch(self, remote: str) -> None:
+        """Brings the copies here. What there is of the sweep is there wholly, or the folder is not."""
+        storage = open_storage(remote)
+        found = {name: storage.read(name) for name in _COPIED if storage.exists(name)}
+        if STUDY not in found:
+            return
+        scratch = self.path.with_name(f".{self.path.name}.new")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        for name, content in found.items():
+            (scratch / name).write_bytes(content)
+        scratch.rename(self.path)
+
     def _write(self, name: str, text: str) -> None:
         """Writes a file whole or not at all."""
         scratch = self.path / f".{name}.new"
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(self.path / name)
+
+
+class _Copies:
+    """The files of a folder as a storage has them."""
+
+    def __init__(
+        self, folder: Path, storage: Storage, settled: Callable[[], bool], tell: Callable[[str], None]
+    ) -> None:
+        self._folder, self._storage, self._settled, self._tell = folder, storage, settled, tell
+        self._copied: dict[str, bytes] = {}
+        self._failing = False
+
+    def make(self) -> None:
+        """Copies what has changed. A store that does not answer is asked again next time."""
+        contents = {name: (self._folder / name).read_bytes() for name in _COPIED if (self._folder / name).exists()}
+        if not self._settled():
+            contents.pop(STUDY, None)
+        try:
+            for name, content in contents.items():
+                digest = hashlib.sha256(content).digest()
+                if self._copied.get(name) != digest:
+                    self._storage.write(name, content)
+                    self._copied[name] = digest
+            self._failing = False
+        except StorageError as error:
+            if not self._failing:
+                self._tell(f"The sweep goes on, but can be resumed on this machine alone: {error}")
+            self._failing = True

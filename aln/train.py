@@ -17,7 +17,7 @@ from aln.command import guarded, relative, runnable
 from aln.config import Document, RunConfig, check_name, parse_run, preset_names, read_run, with_settings
 from aln.conversion import coverage
 from aln.engine import EpochResult
-from aln.errors import ConfigError, Problem
+from aln.errors import ConfigError, Problem, StorageError
 from aln.job import Job, checkpoints_of
 from aln.progress import TrainingProgress
 from aln.run_folder import RunFolder
@@ -93,9 +93,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
             status = "interrupted"
             raise
         finally:
-            tracked.finish(status)
-            if missing := tracker.close():
-                console.print(missing, highlight=False, soft_wrap=True)
+            _end(tracker, tracked, status, console)
             if status in ("interrupted", "failed"):
                 _show_how_to_go_on(name, options.storage, console)
         if status == "diverged":
@@ -107,6 +105,18 @@ def _main(options: argparse.Namespace, console: Console) -> int:
             _show(console, "checkpoints", here if "://" in here else relative(Path(here)))
     _show_runs(tracker, console)
     return 1 if status == "diverged" else 0
+
+
+def _end(tracker: Tracker, tracked: TrackedRun, status: str, console: Console) -> None:
+    """Tells MLflow how the run ended, and the person what MLflow has not heard."""
+    try:
+        tracked.finish(status)
+    except StorageError:
+        if status not in ("interrupted", "failed"):
+            raise
+        # What ended the run is raised already, and may well have the same cause.
+    if missing := tracker.close():
+        console.print(missing, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 from ray import tune
 
 from aln.config import Document, parse_sweep
-from aln.search import SweepPlan
+from aln.search.plan import SweepPlan
 from aln.space import parse_space
 
 EPOCHS = 4

@@ -4,8 +4,8 @@
     python benchmarks/sweep_growth.py --layers search --trials 10000 --samplers tpe
 
 Layers, each measured in a process of its own:
-- `search`: `Study`, `Bookkeeper`, the table on a terminal and MLflow's spool (not emptied meanwhile), asked and told of
-  one trial after the other.
+- `search`: `Study`, `Bookkeeper`, the table on a terminal and MLflow's spool (not emptied meanwhile), asked and told
+  one trial at a time.
 - `tune`: the same under Ray Tune, whose trials report what `surrogate.epochs` says.
 - `mlflow`: the thread that writes the spool to MLflow's embedded store.
 
@@ -38,9 +38,11 @@ from surrogate import epochs, plan, surrogate_trial
 
 from aln.command import guarded
 from aln.errors import AlnError
-from aln.search import Study, SweepPlan, TrialRecord
 from aln.search.bookkeeper import Bookkeeper
+from aln.search.plan import SweepPlan
+from aln.search.records import TrialRecord
 from aln.search.screen import Screen
+from aln.search.study import Study
 from aln.search.tuning import cluster, tune_trials
 from aln.tracking import Tracker
 

@@ -57,7 +57,7 @@ class Line:
 
     def mend(self) -> None:
         """Lets through all that comes, on the port of before."""
-        self._left, self._silent, self._doomed = float("inf"), False, 0
+        self._left, self._silent, self._doomed, self._method = float("inf"), False, 0, b""
         self._when_spent = self.cut
         if self._listener is None:
             self._listener = socket.create_server(("127.0.0.1", self.port))
@@ -87,6 +87,10 @@ class Line:
         """Ends all connections, and each of the next so many as soon as something comes."""
         self._doomed = int(count)
         self._break()
+
+    def cut_before(self, method: str) -> None:
+        """Is cut when a request of the method comes."""
+        self._method = f"{method} /".encode()
 
     def silence(self) -> None:
         """Takes connections and bytes, and carries nothing from now on."""
@@ -123,6 +127,9 @@ class Line:
             while content := near.recv(1 << 16):
                 if self._silent:
                     continue
+                if self._method and content.startswith(self._method):
+                    self.cut()
+                    break
                 if self._doomed:
                     self._doomed -= 1
                     break

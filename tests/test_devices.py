@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import aln.data.encoded
@@ -201,15 +202,19 @@ def test_batches_are_sent_in_a_way_that_does_not_wait(source: ImageSource, monke
     monkeypatch.setattr(aln.data.encoded, "sent", noted)
     found: list[str] = []
 
-    def look(name: str, args: tuple[Any, ...], out: list[Tensor]) -> None:
-        given = [arg for arg in args if isinstance(arg, Tensor) and arg.device.type == "cpu"]
-        if given and not sending and any(tensor.device.type == "meta" for tensor in out):
-            found.append(name)
+    class Arrivals(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            given = any(isinstance(arg, Tensor) and arg.device.type == "cpu" for arg in args)
+            made = function in (torch.tensor, torch.as_tensor, Tensor.new_tensor)
+            if isinstance(result, Tensor) and result.is_meta and (given or made) and not sending:
+                found.append(str(function))
+            return result
 
     batches = source.to(torch.device("meta")).train_batches(8, 0)
     images, labels = next(batches)
     assert (images.device.type, labels.device.type) == ("meta", "meta")
-    with Watched(look):
+    with Arrivals():
         assert len(list(batches)) >= 2
     assert not found
 
@@ -265,6 +270,21 @@ def test_xla_without_torch_xla_is_refused_with_what_is_missing(small_run: dict[s
     with pytest.raises(AlnError, match=message):
         make(small_run, "xla")
     assert find_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_whether_kernels_are_fused_is_not_for_the_checkpoint_to_say(
+    small_run: dict[str, Any], optimizer: str, tmp_path: Path
+) -> None:
+    runs = [make(small_run, optimizer={"name": optimizer, "lr": 0.01}) for _ in range(2)]
+    for group in runs[0].state.optimizer.param_groups:
+        group["fused"] = False  # as on a device without
+    next(fit(runs[0].state, runs[0].source, runs[0].settings))
+    runs[0].state.begin_epoch(1)
+    runs[0].state.save(tmp_path / "checkpoint.pt")
+    resume(runs[1], tmp_path / "checkpoint.pt")
+    assert all(group["fused"] for group in runs[1].state.optimizer.param_groups)
+    assert numbers(train(runs[1])) == pytest.approx(numbers(train(runs[0])), rel=1e-5)
 
 
 @on_every_gpu

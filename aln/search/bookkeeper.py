@@ -11,6 +11,7 @@ from aln.config import parse_run
 from aln.errors import ConfigError
 from aln.search.plan import SweepPlan
 from aln.search.records import Status, TrialRecord
+from aln.search.stall import last_words, stall_note
 from aln.search.study import Study
 from aln.tracking import TrackedRun, Tracker
 
@@ -35,11 +36,12 @@ class Bookkeeper:
     ) -> None:
         self._plan, self._study, self._tracker, self._parent, self._changed = plan, study, tracker, parent, changed
         self._runs: dict[str, TrackedRun] = {}
+        self._placed: set[str] = set()  # said to be next, but not begun yet
 
     @property
     def finished(self) -> bool:
         """Whether nothing will begin any more."""
-        return self._study.exhausted or bool(self._study.over())
+        return (self._study.exhausted and not self._placed) or bool(self._study.over())
 
     def over(self) -> bool:
         """Whether a budget is spent, so that all is to stop."""
@@ -50,6 +52,7 @@ class Bookkeeper:
         record = None if self._study.over() else self._study.next()
         if record is None:
             return None
+        self._placed.add(record.label)
         return {
             "label": record.label,
             "run": self.content(record),
@@ -75,7 +78,10 @@ class Bookkeeper:
 
     def began(self, label: str) -> None:
         """A training begins or goes on, in a process of its own."""
+        self._placed.discard(label)
         record = self._study.records[label]
+        if record.status != "running":
+            return
         run = self.run_of(record)
         run.begin()
         run.tag(
@@ -89,13 +95,15 @@ class Bookkeeper:
         self._changed(record)
 
     def reported(self, label: str, result: Mapping[str, Any]) -> bool:
-        """An epoch's `metrics`, or `status` and `error` at the end; says whether its process is to turn to the next."""
+        """An epoch's `metrics`, or `status` and `error` at the end; says whether its process is to turn to the next.
+
+        One that timed out is not: it is about to end itself.
+        """
         record = self._study.records[label]
-        if record.status != "running":
-            return True
-        if "status" in result:
+        if record.status == "running" and "status" in result:
             self._end(record, result["status"], result["error"])
-            return True
+        if record.status != "running":
+            return record.status != "timed out"
         metrics = {**result["metrics"], **self._of_layers(result["metrics"], record)}
         if record.update(metrics):
             self.run_of(record).log({**metrics, "train_seconds": record.metrics["train_seconds"]}, record.epoch)
@@ -115,6 +123,20 @@ class Bookkeeper:
                 found[objective.metric] = value
         return found
 
+    def epoch(self, label: str) -> int:
+        """Epochs that a training has done so far."""
+        return self._study.records[label].epoch
+
+    def placed_again(self, label: str) -> bool:
+        """The process that was to take a training died before it did; says whether another will be given it."""
+        self._placed.discard(label)
+        record = self._study.records[label]
+        if record.status != "running" or record.restarts >= self._plan.sweep.restarts:
+            return False
+        record.restarts += 1
+        self._study.again(record)
+        return True
+
     def lost(self, label: str) -> None:
         """A training's process died; another goes on from its last checkpoint."""
         record = self._study.records[label]
@@ -122,11 +144,16 @@ class Bookkeeper:
         self._changed(record)
 
     def gave_up(self, label: str, reason: str) -> None:
-        """A training's process died too often."""
+        """A training's process died too often, or left word that it stalled."""
+        self._placed.discard(label)
         record = self._study.records[label]
-        if record.status == "running":
-            self.run_of(record)
-            self._end(record, "failed", f"its process died {record.restarts + 1} times, the last time so:\n{reason}")
+        if record.status != "running":
+            return
+        if stacks := last_words(stall_note(self._plan.checkpoints(label))):
+            self._end(record, "timed out", stacks)
+        else:
+            times = "once" if not record.restarts else f"{record.restarts + 1} times"
+            self._end(record, "failed", f"its process died {times}, the last time so:\n{reason}")
 
     def interrupt(self) -> None:
         """What runs is not going on for now. The study has it as running, so that it is resumed; MLflow has not."""

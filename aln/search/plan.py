@@ -19,7 +19,8 @@ class SweepPlan:
 
     Attributes:
         base: the run that the sweep's recipe describes, before a space fills in its parameters.
-        folder: where checkpoints, plots and `best.yaml` go.
+        folder: where the study, plots and `best.yaml` go.
+        remote: URL where checkpoints go; in the folder if None.
     """
 
     name: str
@@ -27,6 +28,12 @@ class SweepPlan:
     sweep: SweepConfig
     base: RunConfig
     folder: Path
+    remote: str | None = None
+
+    @property
+    def root(self) -> str:
+        """Folder or URL of what trials write."""
+        return self.remote or str(self.folder)
 
     def known_points(self) -> Sequence[Mapping[str, Any]]:
         """The points that come first, as they are known: those that the space lists, and all of a grid."""
@@ -61,7 +68,7 @@ class SweepPlan:
 
     def checkpoints(self, label: str) -> str:
         """Where the checkpoints of a trial go."""
-        return str(self.folder / "trials" / label / CHECKPOINTS)
+        return f"{self.root}/trials/{label}/{CHECKPOINTS}"
 
     def example(self) -> dict[str, Any]:
         """A point in the middle of the space, or near it."""

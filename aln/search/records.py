@@ -12,6 +12,7 @@ from aln.config import Objective
 
 Status = Literal["running", "completed", "stopped", "diverged", "failed", "timed out", "interrupted"]
 ENDED_BADLY: tuple[Status, ...] = ("failed", "timed out")
+_TRAINED: tuple[Status, ...] = ("completed", "stopped")
 
 
 @dataclass(kw_only=True)
@@ -111,7 +112,7 @@ class KnownTrial:
 def rank(point: Point, objective: Objective) -> tuple[bool, bool, float, float]:
     """What sorts points from best to worst (`ranked`)."""
     sign = -1.0 if objective.mode == "max" else 1.0
-    value = point.mean(objective.metric) if point.status in ("completed", "stopped") else None
+    value = point.mean(objective.metric) if point.status in _TRAINED else None
     loss = point.mean("val_loss")
     return (
         value is None,
@@ -132,7 +133,8 @@ def ranked(points: Iterable[Point], objective: Objective) -> list[Point]:
 def best_point(points: Iterable[Point], objective: Objective) -> Point | None:
     """The best searched point that trained; None if none did."""
     first = next(iter(ranked(points, objective)), None)
-    return first if first is not None and first.mean(objective.metric) is not None and first.usable else None
+    trained = first is not None and first.status in _TRAINED and first.mean(objective.metric) is not None
+    return first if trained else None
 
 
 def pareto_front(points: Iterable[Point], objectives: Sequence[Objective]) -> list[Point]:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from aln.search.plan import SweepPlan
 from aln.search.records import ENDED_BADLY, TrialRecord
@@ -17,9 +18,11 @@ from aln.search.standing import Standing
 from aln.search.study import Study
 from aln.space import format_point, format_value
 
-# Lines of the terminal that the table's frame, its title and its head take.
-_FRAME = 6
+# Lines of the terminal that the table's frame and its head take, and the cursor below.
+_FRAME = 5
 _REFRESH_SECONDS = 0.5
+# What drawing may take of the driver's time: a slow or busy machine draws less often.
+_SHARE = 0.02
 
 
 class Screen:
@@ -28,7 +31,7 @@ class Screen:
     def __init__(self, plan: SweepPlan, study: Study, console: Console) -> None:
         self._plan, self._study, self._console = plan, study, console
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._drawn = self._began = time.monotonic()
+        self._next_drawing = self._began = time.monotonic()
         self._standing = Standing(plan, study.points.values())
         self._ended_before = self._standing.ended
 
@@ -48,17 +51,19 @@ class Screen:
         if self._live is None:
             if record.status != "running":
                 self._console.print(self._line(record), highlight=False, soft_wrap=True)
-        elif time.monotonic() - self._drawn > _REFRESH_SECONDS:
+        elif time.monotonic() >= self._next_drawing:
+            began = time.thread_time()
             self._live.update(self._table(), refresh=True)
-            self._drawn = time.monotonic()
+            pause = max(_REFRESH_SECONDS, (time.thread_time() - began) / _SHARE)
+            self._next_drawing = time.monotonic() + pause
 
     def _line(self, record: TrialRecord) -> str:
         values = self._values(record)
         what = format_point(values) if values else "baseline"
         error = f"  {record.error.strip().splitlines()[-1]}" if record.error else ""
-        done = f"[{self._standing.ended}/{self._standing.total}]"
-        counts = f"{done} {record.label:>8}  {record.status:<9}  epoch {record.epoch:>3}"
-        return f"{counts}  {self._score(record)}  {what}{error}"
+        counts = f"[{self._standing.ended}/{self._standing.total}]"
+        ended = f"{record.label:>8}  {record.status:<9}  epoch {record.epoch:>3}"
+        return f"{counts} {ended}  {self._score(record)}  {what}{error}"
 
     def _values(self, record: TrialRecord) -> Mapping[str, Any]:
         return self._study.points[record.of].values
@@ -67,10 +72,12 @@ class Screen:
         metric = self._plan.sweep.objectives[0].metric
         return f"{metric} {record.metrics[metric]:.2f}" if metric in record.metrics else f"{metric} -"
 
-    def _table(self) -> Table:
-        rows = max(1, self._console.height - _FRAME)
+    def _table(self) -> Group:
+        # A table wraps its own title at the table's width, which is often less than the terminal's.
+        title = Text("\n").join(Text(self._title(), style="italic").wrap(self._console, self._console.width))
+        rows = max(1, self._console.height - _FRAME - title.plain.count("\n") - 1)
         keys = self._fitting_keys()
-        table = Table(title=self._title(), title_justify="left")
+        table = Table()
         for column in ("trial", "status", "epoch", self._plan.sweep.objectives[0].metric):
             table.add_column(column, justify="left" if column in ("trial", "status") else "right", no_wrap=True)
         for key in keys:
@@ -86,7 +93,7 @@ class Screen:
                 *(format_value(values[key]) if key in values else "" for key in keys),
                 _left(record),
             )
-        return table
+        return Group(title, table)
 
     def _fitting_keys(self) -> list[str]:
         """As many of the searched parameters as the terminal has room for beside the other columns."""

@@ -10,7 +10,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, TextIO
 
 
 class StallWatch:
@@ -18,26 +19,29 @@ class StallWatch:
 
     If no step is made for `seconds`, `tell` hears the stack of every thread, and the process ends: nothing else stops
     a thread. Where even this thread gets no turn any more (a call that holds the interpreter's lock), the process ends
-    without a word after twice the time.
+    after twice the time and leaves the stacks in `note`, for `last_words`.
 
     Args:
         seconds: None never ends anything.
     """
 
-    def __init__(self, seconds: float | None, tell: Callable[[str], None]) -> None:
-        self._seconds, self._tell = seconds, tell
+    def __init__(self, seconds: float | None, tell: Callable[[str], None], note: Path) -> None:
+        self._seconds, self._tell, self._note = seconds, tell, note
         self._moved, self._paused, self._over = time.monotonic(), False, threading.Event()
+        self._file: TextIO | None = None
+        self._alarm = threading.Lock()  # or this thread would set it again just after the other has put it off
 
     def __enter__(self) -> Self:
         if self._seconds is not None:
+            self._note.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._note.open("w", encoding="utf-8")
             self._arm()
             threading.Thread(target=self._watch, name="stall-watch", daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._over.set()
-        if self._seconds is not None:
-            faulthandler.cancel_dump_traceback_later()
+        self._disarm()
 
     def moved(self, progress: Any = None) -> None:
         """A step was made."""
@@ -58,14 +62,31 @@ class StallWatch:
         while not self._over.wait(pause):
             self._arm()
             if not self._paused and time.monotonic() - self._moved > self._seconds:
-                self._tell(f"no step for {self._seconds:g} s\n\n{_stacks()}")
-                os._exit(1)
+                self._disarm()
+                try:
+                    self._tell(f"no step for {self._seconds:g} s\n\n{_stacks()}")
+                finally:  # Tune answers a last report with `SystemExit`, which would end this thread alone
+                    os._exit(1)
 
     def _arm(self) -> None:
         """Puts off the end of a process in which no thread gets its turn."""
         assert self._seconds is not None
-        if sys.__stderr__ is not None:
-            faulthandler.dump_traceback_later(2 * self._seconds, exit=True, file=sys.__stderr__)
+        with self._alarm:
+            if self._file is not None:
+                faulthandler.dump_traceback_later(2 * self._seconds, exit=True, file=self._file)
+
+    def _disarm(self) -> None:
+        with self._alarm:
+            if self._file is not None:
+                faulthandler.cancel_dump_traceback_later()
+                self._file.close()
+                self._file = None
+                self._note.unlink(missing_ok=True)
+
+
+def last_words(note: Path) -> str:
+    """The stacks that an earlier process left because none of its threads got a turn; nothing if it did not."""
+    return note.read_text(encoding="utf-8") if note.exists() else ""
 
 
 def _stacks() -> str:
@@ -76,3 +97,8 @@ def _stacks() -> str:
         for ident, frame in sys._current_frames().items()
     ]
     return "\n".join(parts)
+
+
+def stall_note(checkpoints: str) -> Path:
+    """Where the last words of a training are, whatever machine it was on: beside its checkpoints."""
+    return Path(checkpoints).parent / "stalled.txt"

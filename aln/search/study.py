@@ -33,6 +33,8 @@ BASELINES, SEARCHED = "baselines", "searched"  # the names of its two studies
 
 # So many suggestions in a row that break a constraint, and there is nothing to be found.
 _TRIES = 1000
+# How much of its time a sweep may forget when it is killed.
+_SPENT_SECONDS = 10.0
 
 
 class Study:
@@ -52,6 +54,7 @@ class Study:
         self._plan, self._known = plan, plan.known_points()
         self._objectives = plan.sweep.objectives
         self._waiting: deque[TrialRecord] = deque()
+        self._begun: set[str] = set()
         self._with_baselines = False
         self._ids: dict[str, int] = {}
         self._asked = self._failures = self._unfinished = 0
@@ -62,6 +65,7 @@ class Study:
             for trial in self._storage.every_trial(study._study_id):
                 self._recall(study, trial)
         self._spent, self._opened = float(self._searched.user_attrs.get("spent", 0.0)), time.monotonic()
+        self._spent_noted = self._spent
         # The generators of samplers begin anew in each process, but must not repeat themselves.
         self._searched.sampler = make_sampler(plan.sweep, begin=self._asked)
         self._pruner = make_pruner(plan.sweep, plan.base.epochs)
@@ -125,7 +129,16 @@ class Study:
             self._begin_baselines()
         if not self._waiting and self._asked < self._plan.sweep.trials:
             self._suggest()
-        return self._waiting.popleft() if self._waiting else None
+        if not self._waiting:
+            return None
+        record = self._waiting.popleft()
+        self._begun.add(record.label)
+        return record
+
+    def again(self, record: TrialRecord) -> None:
+        """A training that was to begin did not: it is next."""
+        self._begun.discard(record.label)
+        self._waiting.appendleft(record)
 
     @property
     def exhausted(self) -> bool:
@@ -192,6 +205,8 @@ class Study:
         trial, point = self._ids[record.of], self.points[record.of]
         self.trained += record.metrics.get("epoch_seconds", 0.0)
         self._keep(record)
+        if self.spent > self._spent_noted + _SPENT_SECONDS:
+            self._note_spent()
         if point.baseline or record.repetition or self._pruner is None:
             return False
         value = math.nan if record.metrics.get("diverged") else record.metrics.get(self._objectives[0].metric, math.nan)
@@ -205,15 +220,17 @@ class Study:
         record.status, record.error = status, error
         self._keep(record)
         point = self.points[record.of]
-        if status == "completed" or point.baseline:
-            if any(other.status == "running" for other in point.records):
-                first = record.repetition == 0 and not point.baseline
-                self._waiting.extendleft(reversed(point.records[1:]) if first else ())
-                return
-        else:  # more of the same is not worth training
-            point.records[:] = [other for other in point.records if other.status != "running" or other is record]
+        if not point.baseline:
+            repeats = [other for other in point.records if other.label not in self._begun]
+            if status != "completed":  # more of the same is not worth training
+                self._waiting = deque(other for other in self._waiting if other not in repeats)
+                point.records[:] = [other for other in point.records if other not in repeats]
+            elif record is point.records[0]:
+                self._waiting.extendleft(reversed(repeats))
+        if any(other.status == "running" for other in point.records):
+            return
         self._tell(point)
-        self.note("spent", self.spent)
+        self._note_spent()
 
     def _keep(self, record: TrialRecord) -> None:
         self._storage.set_trial_user_attr(self._ids[record.of], f"training{record.repetition}", record.plain())
@@ -265,7 +282,11 @@ class Study:
 
     def close(self) -> None:
         """Keeps how long the sweep has run."""
-        self.note("spent", self.spent)
+        self._note_spent()
+
+    def _note_spent(self) -> None:
+        self._spent_noted = self.spent
+        self.note("spent", self._spent_noted)
 
     def _recall(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """A point that an earlier process began."""
@@ -284,14 +305,15 @@ class Study:
             point.records[:] = [record for record in point.records if record.status != "running"]
             self._finished(point)
             return
-        first = point.records[0]
-        if point.status != "running":  # its process died between the two
-            point.records[:] = [record for record in point.records if record.status != "running"]
+        if not point.baseline and any(record.status not in ("running", "completed") for record in point.records):
+            begun = [record for record in point.records if f"training{record.repetition}" in trial.user_attrs]
+            point.records[:] = begun  # more of the same is not worth training
+        running = [record for record in point.records if record.status == "running"]
+        if not running:  # its process died before the sampler heard of it
             self._tell(point)
-        elif point.baseline or first.status != "running":
-            self._waiting.extend(record for record in point.records if record.status == "running")
         else:
-            self._waiting.append(first)
+            alone = not point.baseline and running[0] is point.records[0]
+            self._waiting.extend(running[:1] if alone else running)
 
 
 def _suggested(trial: optuna.Trial, key: str, parameter: Parameter) -> Any:

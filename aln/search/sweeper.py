@@ -6,7 +6,7 @@ import csv
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,16 +64,19 @@ def run_sweep(plan: SweepPlan, console: Console, began: float | None = None, *, 
     began = time.perf_counter() if began is None else began
     model = build_model(plan.config(plan.example()), load_data(plan.base.data))
     console.print(f"{plan.space.rule} on {plan.base.model.name}: {coverage(model)}.", highlight=False, soft_wrap=True)
-    folder = SweepFolder(str(plan.folder.parent), plan.folder.name)
-    with _terminated_as_interrupted(), cluster(plan) as (where, concurrent):
+    folder = SweepFolder(plan.root.removesuffix(f"/{plan.name}"), plan.name)
+    with _terminated_as_interrupted(), ExitStack() as held:
+        if resume:
+            held.enter_context(folder.taken())
+        where, concurrent = held.enter_context(cluster(plan))
         # Asked before the folder is made: a server that is not there leaves nothing behind.
         tracker = Tracker(plan.sweep.experiment, spool=plan.folder / SPOOL)
         known = [] if resume else known_trials(plan, tracker)
         if not resume:
             folder.begin(plan.sweep, plan.space)
-        with folder.taken():
-            console.print(f"Running on {where}: {concurrent} trials at once.", highlight=False, soft_wrap=True)
-            return _run(plan, console, began, tracker, folder, concurrent, resume, known)
+            held.enter_context(folder.taken())
+        console.print(f"Running on {where}: {concurrent} trials at once.", highlight=False, soft_wrap=True)
+        return _run(plan, console, began, tracker, folder, concurrent, resume, known)
 
 
 def _run(
@@ -166,10 +169,8 @@ def _conclude(
     tested = _test(plan, study, bookkeeper, [record for point in chosen for record in point.records])
     parent.artifact(_write_trials(plan, points, tested))
     if best is not None:
-        for objective in objectives:
-            value = best.mean(objective.metric)
-            parent.summarise({} if value is None else {f"best_{objective.metric}": value})
-        parent.summarise({f"test_top1/{label}": value for label, value in tested.items()})
+        found = {f"best_{objective.metric}": best.mean(objective.metric) for objective in objectives}
+        _summarise(study, parent, found | {f"test_top1/{label}": value for label, value in tested.items()})
         parent.artifact(_write_best(plan, bookkeeper, best.usable[0]))
         parent.note(f"Best trial **{best.label}**: {format_point(best.values)}")
     tracker.drain()
@@ -200,6 +201,16 @@ def _test(plan: SweepPlan, study: Study, bookkeeper: Bookkeeper, records: Sequen
         bookkeeper.run_of(record).summarise({"test_top1": known["top1"]}, known["time"])
         tested[record.label] = known["top1"]
     return tested
+
+
+def _summarise(study: Study, parent: TrackedRun, found: Mapping[str, float | None]) -> None:
+    """Logs what was found on the sweep's run: once, however often a sweep with the same outcome is resumed."""
+    values = {key: value for key, value in found.items() if value is not None}
+    known = study.notes().get("found")
+    if known is None or known["values"] != values:
+        known = {"values": values, "time": int(time.time() * 1000)}
+        study.note("found", known)
+    parent.summarise(values, known["time"])
 
 
 def _write_best(plan: SweepPlan, bookkeeper: Bookkeeper, best: TrialRecord) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +14,12 @@ from aln.config import RunConfig, parse_run
 from aln.engine import EpochResult
 from aln.errors import AlnError
 from aln.job import Job, checkpoints_of
-from aln.search.stall import StallWatch
+from aln.search.stall import StallWatch, last_words, stall_note
 from aln.worker_group import warm_group
+
+
+class _Stopped(BaseException):
+    """Tune has ended the training in the midst of a report, where a rule that leaves the interpreter has not."""
 
 
 def run_trial(assignment: dict[str, Any]) -> None:
@@ -23,12 +29,21 @@ def run_trial(assignment: dict[str, Any]) -> None:
     end. The driver ends a training in the midst of a report. An error is reported, not raised: the process is sound,
     and the next training has it.
     """
-    with StallWatch(assignment["stall_timeout"], lambda stacks: _end("timed out", stacks)) as watch:
+    # A thread that Tune ends in the midst of a report may have files to close before the process has the next one.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+    note = stall_note(assignment["checkpoints"])
+    if stacks := last_words(note):
+        note.unlink()
+        _end("timed out", stacks)
+        return
+    with StallWatch(assignment["stall_timeout"], lambda stacks: _end("timed out", stacks), note) as watch:
         try:
             status = _train(assignment, watch)
+        except _Stopped:
+            sys.exit(0)
         except AlnError as error:
             _end("failed", f"{error}\n\n{traceback.format_exc()}")
-        except Exception:
+        except (Exception, SystemExit):
             _end("failed", traceback.format_exc())
         else:
             _end(status)
@@ -39,7 +54,10 @@ def _train(assignment: dict[str, Any], watch: StallWatch) -> str:
     for result in _epochs(config, assignment["checkpoints"], watch):
         numbers = {"epoch": float(result.epoch), "diverged": float(result.diverged)}
         with watch.paused():  # the driver may be busy
-            tune.report({"metrics": result.metrics() | numbers})
+            try:
+                tune.report({"metrics": result.metrics() | numbers})
+            except SystemExit:
+                raise _Stopped from None
         if result.diverged:
             return "diverged"
     return "completed"

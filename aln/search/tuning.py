@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import ray
 from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
@@ -82,6 +83,7 @@ class _Watch(_Here, Callback):
     def __init__(self, bookkeeper: Bookkeeper, labels: dict[str, str]) -> None:
         super().__init__(bookkeeper)
         self._labels = labels
+        self._epochs: dict[str, int] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._labels[trial.trial_id] = trial.config["label"]
@@ -90,13 +92,22 @@ class _Watch(_Here, Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        # Restarts are counted from the last progress on: on machines that come and go a long training has many.
-        trial.run_metadata.num_failures = 0
+        label = trial.config["label"]
+        epoch = self._bookkeeper.epoch(label)
+        if result.get("status") == "timed out":
+            trial.max_failures = 0  # its process is ending itself, and none is to follow
+        elif epoch > self._epochs.get(label, 0):
+            # Restarts are counted from the last progress on: on machines that come and go a long training has many.
+            # Epochs that are repeated after a restart are none, or a training that always dies would never end.
+            trial.run_metadata.num_failures = 0
+        self._epochs[label] = epoch
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._bookkeeper.lost(trial.config["label"])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if trial.trial_id not in self._labels and self._bookkeeper.placed_again(trial.config["label"]):
+            return
         # `trial.get_error` reads the storage, where the file arrives later.
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "no traceback"
         self._bookkeeper.gave_up(trial.config["label"], text)
@@ -120,7 +131,8 @@ def cluster(plan: SweepPlan) -> Iterator[tuple[str, int]]:
             each = f"{resources.cpus} CPU cores and {resources.gpus:g} GPUs"
             wants = each if resources.workers == 1 else f"{resources.workers} workers with {each} each"
             raise SweepError(f"no trial fits: each takes {wants}, {here.where} has {here.has}")
-        require_shared(plan.folder)
+        if plan.remote is None:
+            require_shared(plan.folder)
         yield f"{here.where} with {here.has}", min(fits, plan.sweep.max_concurrent or fits)
 
 
@@ -136,8 +148,8 @@ def tune_trials(
         train: what a process does with an assignment (`Bookkeeper.next`), reporting as `run_trial` does.
     """
     labels: dict[str, str] = {}
-    scratch = plan.folder / _SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)
+    # Where all machines write, if there are several.
+    scratch = f"{plan.root if len(ray.nodes()) > 1 else plan.folder}/{_SCRATCH}"
     tuner = tune.Tuner(
         tune.with_resources(train, trial_resources(plan.base.resources)),
         tune_config=tune.TuneConfig(
@@ -150,7 +162,7 @@ def tune_trials(
         ),
         run_config=tune.RunConfig(
             name="trials",
-            storage_path=str(scratch),
+            storage_path=scratch,
             stop=_Verdicts(bookkeeper, labels),
             callbacks=[_Watch(bookkeeper, labels)],
             failure_config=tune.FailureConfig(max_failures=plan.sweep.restarts),
@@ -160,7 +172,7 @@ def tune_trials(
     try:
         tuner.fit()
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(plan.folder / _SCRATCH, ignore_errors=True)
 
 
 def _trial_name(trial: Trial) -> str:

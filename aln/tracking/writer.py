@@ -20,6 +20,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from aln.errors import StorageError
 from aln.tracking.spool import Entry, Spool
 
 # The metric that every epoch has, by which a run tells which epochs it holds.
@@ -54,7 +55,7 @@ class Writer:
     """
 
     def __init__(self, client: MlflowClient, experiment_id: str, spool: Spool) -> None:
-        self.away = ""
+        self.away, self._stuck = "", False
         self._client, self._experiment_id, self._spool = client, experiment_id, spool
         self._known: dict[str, _Known] = {}
         self._wake, self._tried, self._closing = threading.Event(), threading.Condition(), False
@@ -62,10 +63,14 @@ class Writer:
         self._thread.start()
 
     def drain(self, seconds: float) -> int:
-        """Waits until all is written, or so many seconds; returns the number of entries that wait."""
+        """Waits until all is written, or so many seconds; returns the number of entries that wait.
+
+        A spool that cannot be used (its disk is full) is not waited for.
+        """
         deadline = time.monotonic() + seconds
         with self._tried:
-            while (waiting := len(self._spool)) and time.monotonic() < deadline:
+            self._stuck = False
+            while (waiting := len(self._spool)) and time.monotonic() < deadline and not self._stuck:
                 self._wake.set()
                 self._tried.wait(timeout=min(1.0, max(0.0, deadline - time.monotonic())))
         return waiting
@@ -93,6 +98,7 @@ class Writer:
             except Exception as error:  # whatever a driver, a proxy or a file system lets through
                 self.away = str(error).splitlines()[0] if str(error) else type(error).__name__
                 pause = min(_LONGEST_PAUSE, 2 * pause)
+                self._stuck = isinstance(error, StorageError)
             with self._tried:
                 self._tried.notify_all()
 

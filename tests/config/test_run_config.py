@@ -259,6 +259,26 @@ def test_what_cannot_be_imported_is_refused(path):
         parse_run({"rule": path})
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"compute": {"device": "mps"}},
+            r"compute\.device: is 'mps', expected auto, cpu or cuda: resources\.workers is 2",
+        ),
+        (
+            {"compute": {"device": "xla"}},
+            r"compute\.device: is 'xla', expected auto, cpu or cuda: resources\.workers is 2",
+        ),
+        ({"compute": {"device": "cuda"}}, r"resources\.gpus: is 0\.0, expected more: compute\.device is 'cuda'"),
+    ],
+)
+def test_many_workers_on_a_device_that_they_cannot_have_are_refused(content, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_run({**content, "resources": {"workers": 2}})
+    parse_run(content)
+
+
 RICH = {
     "rule": {"name": "information", "alpha": 1e-5, "input_distribution": "normal"},
     "model": {"name": "mlp", "width": 8},

@@ -239,17 +239,15 @@ def test_a_baseline_that_does_not_go_with_the_run_is_refused_before_anything_sta
     ]
 
 
-def test_trials_of_many_workers_are_refused():
-    document = parse_document("run:\n  resources: {workers: 2}\n", "s.yaml")
-    with pytest.raises(
-        ConfigError, match=r"s\.yaml:2: run\.resources\.workers: is 2, expected 1: a sweep's trials have"
-    ):
-        parse_sweep(document)
-
-
 def test_the_sound_part_of_a_faulty_run():
     run = {"epohs": 3, "batch_size": 0, "seed": 1, "model": {"name": "mlp", "wdth": 3}, "data": {"name": "x"}}
     with pytest.raises(ConfigError, match="epohs") as caught:
         parse_sweep(Document({"run": run}))
     assert sound_part(run, caught.value.problems) == {"seed": 1, "model": {"name": "mlp"}}
     assert sound_part(3, caught.value.problems) == {}
+
+
+def test_trials_on_a_gpu_that_nobody_asks_ray_for_are_refused():
+    document = parse_document("run:\n  compute: {device: cuda}\n", "s.yaml")
+    with pytest.raises(ConfigError, match=r"run\.resources\.gpus: is 0\.0, expected more: compute\.device is 'cuda'"):
+        parse_sweep(document)

@@ -194,9 +194,10 @@ def test_options_out_of_bounds_are_refused(layouts: dict[str, Path], options: di
 def test_a_network_learns_from_image_files(layouts: dict[str, Path]) -> None:
     data = {"name": "imagenet", "root": str(layouts["folders"]), "size": 16, "holdout": 6, "loaders": 1}
     content = {"recipe": None, "rule": "information", "model": {"name": "resnet8", "width": 4}, "data": data}
-    run = build(parse_run({**content, "epochs": 6, "batch_size": 6, "optimizer": {"lr": 0.05}}))
+    run = build(parse_run({**content, "epochs": 12, "batch_size": 6, "optimizer": {"lr": 0.05}}))
     results = list(fit(run.state, run.source, run.settings))
-    assert results[-1].train_loss < 0.7 * results[0].train_loss
+    # One epoch of four batches says little: over seeds the twelfth's loss is from 0.15 to 0.76 of the first's.
+    assert sum(result.train_loss for result in results[-3:]) / 3 < 0.7 * results[0].train_loss
     assert results[-1].validation is not None
     assert results[-1].validation.examples == 6
     assert "skipped_images" not in results[-1].metrics()

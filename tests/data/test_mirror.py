@@ -86,7 +86,7 @@ _READER = """
 import sys
 from aln.data import imagenet
 if __name__ == "__main__":
-    source = imagenet(root=sys.argv[1], size=16, loaders=2)
+    source = imagenet(root=sys.argv[1], size=16, loaders=1)
     print(sum(len(labels) for _, labels in source.batches("test", 4)), sum(1 for _ in source.train_batches(4, 0)))
 """
 

@@ -91,4 +91,5 @@ def test_a_line_cut_short_is_taken_away(tmp_path):
     path.write_bytes(whole + whole.splitlines()[-1][:-5])
     _, again = opened(tmp_path)
     assert numbers(again) == [0]
-    assert path.read_bytes() == whole
+    assert path.read_bytes().startswith(whole)
+    assert numbers(opened(tmp_path)[1]) == [0]

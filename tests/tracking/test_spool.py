@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from aln.errors import StorageError
 from aln.tracking.spool import Spool
+from small_disk import small_disk
 
 
 def test_entries_come_out_in_their_order_until_they_are_removed(tmp_path: Path) -> None:
@@ -52,3 +56,35 @@ for number in range(10**6):
     numbers = [entry.content for entry in Spool(tmp_path / "spool").head(10**6)]
     assert numbers == list(range(len(numbers)))
     assert len(numbers) > said >= 50
+
+
+def fill(spool: Spool) -> None:
+    """Adds as long as it can."""
+    while True:
+        spool.add("a", "tags", "x" * 10_000)
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_added(tmp_path: Path) -> None:
+    with small_disk(tmp_path, "1m"):
+        spool, full = Spool(tmp_path / "spool"), f"{tmp_path}/spool cannot be written: database or disk is full"
+        spool.add("a", "tags", 0)
+        with pytest.raises(StorageError, match=full):
+            fill(spool)
+        added = len(spool)
+        for change in (
+            lambda: spool.add("a", "tags", "x" * 100_000),
+            lambda: spool.refuse(spool.head(99), "y" * 10_000),
+        ):
+            with pytest.raises(StorageError, match=full):  # again and again: no transaction is left open
+                change()
+        assert len(spool) == added > 10
+        spool.close()
+        again = Spool(tmp_path / "spool")
+        assert [entry.content for entry in again.head(2)] == [0, "x" * 10_000]
+        assert (len(again), again.refused()) == (added, [])
+        again.close()
+
+
+def test_a_spool_that_cannot_be_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=f"{tmp_path}/none/spool cannot be opened: unable to open database file"):
+        Spool(tmp_path / "none" / "spool")

@@ -1,0 +1,164 @@
+"""`python -m aln.sweep` in processes of its own, to be killed, and what they leave in MLflow and in Optuna's study."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
+
+REPOSITORY = Path(__file__).parent.parent
+DIGITS = REPOSITORY / "sweeps/digits.yaml"
+ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+
+# A recipe whose epochs take milliseconds, with a whole training's checkpoints and metrics.
+TINY = [
+    "run.model={name: mlp, width: 16, depth: 1}",
+    "run.data={name: synthetic, train: 128, validation: 50, test: 50, image_size: 4, channels: 1}",
+    "run.optimizer={name: sgd, lr: 0.05}",
+    "run.schedule=constant",
+    "run.batch_size=32",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A process that has ended."""
+
+    returncode: int
+    out: str
+
+
+class SweepProcess:
+    """A running `python -m aln.sweep`; all that it prints goes to a file of the folder."""
+
+    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        self._log = folder / f"sweep-{time.monotonic_ns()}.log"
+        with self._log.open("w") as log:
+            command = [sys.executable, "-m", "aln.sweep", *arguments]
+            variables = {**ENVIRONMENT, **(environment or {})}
+            self._process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=variables)
+
+    @property
+    def out(self) -> str:
+        """What it has printed so far."""
+        return self._log.read_text()
+
+    def wait_for(self, path: Path, lines: int = 0) -> bool:
+        """Waits until the file is there and has so many more lines than now; False if the process ended before."""
+        before = count_lines(path)
+        return self.wait_until(lambda: path.exists() and count_lines(path) - before >= lines)
+
+    def wait_until(self, condition: Callable[[], bool]) -> bool:
+        """Waits until something is so; False if the process ended before."""
+        try:
+            while self._process.poll() is None:
+                if condition():
+                    return True
+                time.sleep(0.005)
+        except BaseException:  # a test that is given up leaves nothing behind
+            self._process.kill()
+            self._process.wait()
+            raise
+        return False
+
+    def signal(self, which: signal.Signals) -> Ended:
+        """Sends it a signal and waits for its end."""
+        self._process.send_signal(which)
+        return self.wait()
+
+    def wait(self) -> Ended:
+        """Waits for its end."""
+        self.wait_until(lambda: False)
+        return Ended(returncode=self._process.returncode, out=self.out)
+
+
+def sweep(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Ended:
+    """Runs the command to its end."""
+    return SweepProcess(folder, *arguments, environment=environment).wait()
+
+
+def count_lines(path: Path) -> int:
+    """Lines of a file; none if it is not there."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+class Tracked:
+    """What MLflow's embedded store in the folder holds of an experiment.
+
+    Attributes:
+        runs: all of them.
+        parent: the sweep's.
+        children: its trials' by label; a label that two runs have fails.
+    """
+
+    def __init__(self, folder: Path, experiment: str = "digits") -> None:
+        self.client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+        found = self.client.get_experiment_by_name(experiment)
+        self.runs: list[Run] = list(self.client.search_runs([found.experiment_id], max_results=1000)) if found else []
+        self.children: dict[str, Run] = {}
+        for run in self.runs:
+            if run.data.tags["kind"] != "sweep":
+                assert run.data.tags["trial"] not in self.children, f"two runs of {run.data.tags['trial']}"
+                self.children[run.data.tags["trial"]] = run
+
+    @property
+    def parent(self) -> Run:
+        (parent,) = [run for run in self.runs if run.data.tags["kind"] == "sweep"]
+        return parent
+
+    def statuses(self) -> dict[str, str]:
+        """How each trial ended."""
+        return {label: run.data.tags["status"] for label, run in self.children.items()}
+
+    def points(self, run: Run, metric: str) -> list[tuple[int, float]]:
+        """All points of a metric, as epoch and value."""
+        history = self.client.get_metric_history(run.info.run_id, metric)
+        return sorted((point.step, point.value) for point in history)
+
+    def text(self, label: str, name: str) -> str:
+        """A text artifact of a trial."""
+        return Path(self.client.download_artifacts(self.children[label].info.run_id, name)).read_text()
+
+    def everything(self) -> dict[str, Any]:
+        """All that the store knows of every run, times of ending left out."""
+        return {
+            run.info.run_id: (
+                run.info.status,
+                run.data.params,
+                run.data.tags,
+                {
+                    key: sorted(
+                        (p.step, p.timestamp, p.value) for p in self.client.get_metric_history(run.info.run_id, key)
+                    )
+                    for key in run.data.metrics
+                },
+            )
+            for run in self.runs
+        }
+
+
+def told(folder: Path, study: str = "searched") -> list[FrozenTrial]:
+    """The trials that the study in a sweep's folder holds, read by Optuna itself."""
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
+    return optuna.load_study(study_name=study, storage=storage).trials
+
+
+def told_by_label(folder: Path) -> dict[str, FrozenTrial]:
+    """Those that became trials of the sweep; a label that two have fails."""
+    trials = [trial for trial in told(folder) if "label" in trial.user_attrs]
+    by_label = {str(trial.user_attrs["label"]): trial for trial in trials}
+    assert len(by_label) == len(trials)
+    return by_label
