@@ -33,7 +33,7 @@ def numbers(study, states=None):
 
 
 def test_a_short_study_is_seen_whole(tmp_path, short):
-    storage, study = opened(tmp_path)
+    _, study = opened(tmp_path)
     told(study, 3, 1, 2, 5, 4)
     running = study.ask()
     study.enqueue_trial({"x": 0.5})
