@@ -201,7 +201,7 @@ def command(options: argparse.Namespace, console: Console) -> int:
             for trials in options.trials:
                 console.print(f"{layer}, {sampler}, {trials:,} trials …", highlight=False)
                 rows.append(apart(layer, trials, sampler) | {"load_average": load()})
-                print(json.dumps(rows[-1]), file=sys.stderr)
+
     console.width = max(console.width, 110)
     console.print(table(rows))
     if options.out:
