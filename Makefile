@@ -22,6 +22,8 @@ lint: $(TESTABLE)
 bench: $(TESTABLE)
 	$(BIN)/python benchmarks/step_time.py
 	$(BIN)/python benchmarks/sweep_share.py
+	$(BIN)/python benchmarks/sweep_overhead.py
+	$(BIN)/python benchmarks/sweep_growth.py
 	$(BIN)/python benchmarks/alignment_cost.py
 	$(BIN)/python benchmarks/data_loading.py
 

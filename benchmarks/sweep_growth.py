@@ -4,8 +4,8 @@
     python benchmarks/sweep_growth.py --layers search --trials 10000 --samplers tpe
 
 Layers, each measured in a process of its own:
-- `search`: `Study`, `Bookkeeper`, the table on a terminal and MLflow's spool (not emptied meanwhile), asked and told of
-  one trial after the other.
+- `search`: `Study`, `Bookkeeper`, the table on a terminal and MLflow's spool (not emptied meanwhile), asked and told
+  one trial at a time.
 - `tune`: the same under Ray Tune, whose trials report what `surrogate.epochs` says.
 - `mlflow`: the thread that writes the spool to MLflow's embedded store.
 
@@ -201,7 +201,7 @@ def command(options: argparse.Namespace, console: Console) -> int:
             for trials in options.trials:
                 console.print(f"{layer}, {sampler}, {trials:,} trials …", highlight=False)
                 rows.append(apart(layer, trials, sampler) | {"load_average": load()})
-                print(json.dumps(rows[-1]), file=sys.stderr)
+
     console.width = max(console.width, 110)
     console.print(table(rows))
     if options.out:

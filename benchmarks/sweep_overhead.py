@@ -262,29 +262,34 @@ def command(options: argparse.Namespace, console: Console) -> int:
     for name in ("trials", "slots", "rounds", "epochs"):
         if getattr(options, name) < 1:
             raise AlnError(f"--{name} {getattr(options, name)}: expected at least 1")
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in options.ways}
+    found: dict[str, list[dict[str, float]]] = {}
     for number in range(options.rounds):
         for way in options.ways:
-            found[way].append(measured(way, options))
+            found.setdefault(way, []).append(measured(way, options))
             ratio = found[way][-1]["ratio"]
             console.print(f"round {number + 1}, {way}: {ratio:.2f} times the ideal", highlight=False)
+            if options.out:  # a long measurement that is interrupted leaves what it has
+                write(found, options)
     console.width = max(console.width, 110)
     console.print(table(found, options))
-    if options.out:
-        result = {
-            "benchmark": "sweep_overhead",
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "n": options.rounds,
-            "machine": machine(),
-            "versions": versions("torch", "ray", "optuna", "mlflow"),
-            "settings": {name: getattr(options, name) for name in ("trials", "slots", "epochs", "rounds")},
-            "units": "ratio: time over the ideal; seconds; load_average: processes that wanted a core, ours included",
-            "medians": {way: medians(rounds) for way, rounds in found.items()},
-            "rounds": found,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
     return 0
+
+
+def write(found: dict[str, list[dict[str, float]]], options: argparse.Namespace) -> None:
+    """Writes what has been measured."""
+    result = {
+        "benchmark": "sweep_overhead",
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "n": {way: len(rounds) for way, rounds in found.items()},
+        "machine": machine(),
+        "versions": versions("torch", "ray", "optuna", "mlflow"),
+        "settings": {name: getattr(options, name) for name in ("trials", "slots", "epochs", "rounds")},
+        "units": "ratio: time over the ideal; seconds; load_average: processes that wanted a core, ours included",
+        "medians": {way: medians(rounds) for way, rounds in found.items()},
+        "rounds": found,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -21,6 +21,8 @@ from aln.space import format_point, format_value
 # Lines of the terminal that the table's frame and its head take, and the cursor below.
 _FRAME = 5
 _REFRESH_SECONDS = 0.5
+# What drawing may take of the driver's time: a slow or busy machine draws less often.
+_SHARE = 0.02
 
 
 class Screen:
@@ -29,7 +31,7 @@ class Screen:
     def __init__(self, plan: SweepPlan, study: Study, console: Console) -> None:
         self._plan, self._study, self._console = plan, study, console
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._drawn = self._began = time.monotonic()
+        self._next_drawing = self._began = time.monotonic()
         self._standing = Standing(plan, study.points.values())
         self._ended_before = self._standing.ended
 
@@ -40,7 +42,7 @@ class Screen:
 
     def __exit__(self, *exception: object) -> None:
         if self._live:
-            self._live.update(self._table(), refresh=True)
+            self._live.update(self._table())
             self._live.stop()
 
     def changed(self, record: TrialRecord) -> None:
@@ -49,17 +51,19 @@ class Screen:
         if self._live is None:
             if record.status != "running":
                 self._console.print(self._line(record), highlight=False, soft_wrap=True)
-        elif time.monotonic() - self._drawn > _REFRESH_SECONDS:
+        elif time.monotonic() >= self._next_drawing:
+            began = time.thread_time()
             self._live.update(self._table(), refresh=True)
-            self._drawn = time.monotonic()
+            pause = max(_REFRESH_SECONDS, (time.thread_time() - began) / _SHARE)
+            self._next_drawing = time.monotonic() + pause
 
     def _line(self, record: TrialRecord) -> str:
         values = self._values(record)
         what = format_point(values) if values else "baseline"
         error = f"  {record.error.strip().splitlines()[-1]}" if record.error else ""
-        done = f"[{self._standing.ended}/{self._standing.total}]"
-        counts = f"{done} {record.label:>8}  {record.status:<9}  epoch {record.epoch:>3}"
-        return f"{counts}  {self._score(record)}  {what}{error}"
+        counts = f"[{self._standing.ended}/{self._standing.total}]"
+        ended = f"{record.label:>8}  {record.status:<9}  epoch {record.epoch:>3}"
+        return f"{counts} {ended}  {self._score(record)}  {what}{error}"
 
     def _values(self, record: TrialRecord) -> Mapping[str, Any]:
         return self._study.points[record.of].values

@@ -9,7 +9,7 @@ from itertools import chain
 
 from aln.config import Objective
 from aln.search.plan import SweepPlan
-from aln.search.records import Point, Status, TrialRecord, rank
+from aln.search.records import Point, Status, TrialRecord, best_point, rank
 
 # More of the best points than any terminal has lines.
 _KEPT = 200
@@ -85,8 +85,7 @@ class Standing:
     @property
     def best(self) -> Point | None:
         """The best searched point that trained; None if none did."""
-        first = self._best[0][2] if self._best else None
-        return first if first is not None and first.mean(self._objective.metric) is not None else None
+        return best_point(self.ranked[:1], self._objective)
 
     @property
     def shown(self) -> list[TrialRecord]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -44,7 +44,7 @@ class _Known:
 
     run_id: str
     epoch: int
-    params: set[str]
+    params: frozenset[str]
 
 
 class Writer:
@@ -58,6 +58,8 @@ class Writer:
         self.away, self._stuck = "", False
         self._client, self._experiment_id, self._spool = client, experiment_id, spool
         self._known: dict[str, _Known] = {}
+        self._children: dict[tuple[str, frozenset[str]], dict[frozenset[tuple[str, str]], str]] = {}
+        self._same: dict[frozenset[str], frozenset[str]] = {}
         self._wake, self._tried, self._closing = threading.Event(), threading.Condition(), False
         self._thread = threading.Thread(target=self._loop, name="mlflow-writer", daemon=True)
         self._thread.start()
@@ -96,6 +98,7 @@ class Writer:
                         self._write(run, group)
                 self.away, pause = "", _COMPANY_SECONDS
             except Exception as error:  # whatever a driver, a proxy or a file system lets through
+                self._children.clear()  # a run may have been made, though the answer was lost
                 self.away = str(error).splitlines()[0] if str(error) else type(error).__name__
                 pause = min(_LONGEST_PAUSE, 2 * pause)
                 self._stuck = isinstance(error, StorageError)
@@ -134,19 +137,51 @@ class Writer:
         tags: dict[str, str] = identity["tags"]
         if (parent := identity["parent"]) is not None:
             tags = {**tags, MLFLOW_PARENT_RUN_ID: (self._known.get(parent) or self._find(parent)).run_id}
-        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        newest = ["attributes.start_time DESC"]
-        if found := self._client.search_runs([self._experiment_id], wanted, max_results=1, order_by=newest):
-            run_id: str = found[0].info.run_id
-            marks = self._client.get_metric_history(run_id, EPOCH_MARK) if found[0].data.metrics else []
-            known = _Known(run_id, max((mark.step for mark in marks), default=-1), set(found[0].data.params))
+        if (found := self._there(tags)) is not None:
+            run_id: str = found.info.run_id
+            marks = self._client.get_metric_history(run_id, EPOCH_MARK) if found.data.metrics else []
+            known = _Known(run_id, max((mark.step for mark in marks), default=-1), frozenset(found.data.params))
         else:
             made = self._client.create_run(
                 self._experiment_id, start_time=identity["began"], tags={**tags, **identity["extra"]}
             )
-            known = _Known(made.info.run_id, -1, set())
+            known = _Known(made.info.run_id, -1, frozenset())
+            if MLFLOW_PARENT_RUN_ID in tags:
+                self._siblings(tags)[frozenset(tags.items())] = known.run_id
         self._known[run] = known
         return known
+
+    def _there(self, tags: Mapping[str, str]) -> Run | None:
+        """The newest run with these tags."""
+        if MLFLOW_PARENT_RUN_ID in tags:
+            run_id = self._siblings(tags).get(frozenset(tags.items()))
+            return None if run_id is None else self._client.get_run(run_id)
+        return next(self._search(tags), None)
+
+    def _siblings(self, tags: Mapping[str, str]) -> dict[frozenset[tuple[str, str]], str]:
+        """The ids of all runs under a parent, by their values of such tags.
+
+        They are read once: MLflow's search goes through all of them each time, and nobody else makes any meanwhile.
+        """
+        parent, keys = tags[MLFLOW_PARENT_RUN_ID], frozenset(tags)
+        if (parent, keys) not in self._children:
+            found: dict[frozenset[tuple[str, str]], str] = {}
+            for run in self._search({MLFLOW_PARENT_RUN_ID: parent}):
+                own = frozenset((key, run.data.tags[key]) for key in keys if key in run.data.tags)
+                found.setdefault(own, run.info.run_id)
+            self._children[parent, keys] = found
+        return self._children[parent, keys]
+
+    def _search(self, tags: Mapping[str, str]) -> Iterator[Run]:
+        """All runs with these tags, the newest first."""
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        newest, token = ["attributes.start_time DESC"], None
+        while True:
+            page = self._client.search_runs([self._experiment_id], wanted, order_by=newest, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def _log(self, known: _Known, entries: Sequence[Entry]) -> None:
         """Metrics, parameters and tags. Parameters that the run holds stay: MLflow does not let them change."""
@@ -172,7 +207,9 @@ class Writer:
         for some_metrics, some_params, some_tags in zip_longest(*parts, fillvalue=()):
             self._client.log_batch(known.run_id, metrics=some_metrics, params=some_params, tags=some_tags)
         known.epoch = epoch
-        known.params |= params.keys()
+        # The trials of a sweep have the same parameters, and there may be thousands of trials.
+        held = known.params | params.keys()
+        known.params = self._same.setdefault(held, held)
 
     def _act(self, known: _Known, entry: Entry) -> None:
         """Artifacts, and the run's beginning and end."""

@@ -163,3 +163,30 @@ def test_processes_that_make_the_same_store_at_once_do_not_break_it(tmp_path: Pa
     runs = Tracker("test", f"sqlite:///{tmp_path / 'mlflow.db'}").client.search_runs(["1"])
     assert {run.info.run_id for run in runs} == made
     assert len(made) == 3
+
+
+def test_runs_under_a_parent_are_looked_for_once_and_found_again(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: MLflow's search goes through all of them."""
+    ids: list[set[str]] = []
+    for _ in range(2):
+        tracker, asked = Tracker("test"), []
+        search = tracker.client.search_runs
+        monkeypatch.setattr(
+            tracker.client,
+            "search_runs",
+            lambda *a, search=search, asked=asked, **k: asked.append(a) or search(*a, **k),
+        )
+        parents = [tracker.run(name, {"kind": "sweep", "sweep": name}) for name in ("one", "other")]
+        for number in range(5):
+            for parent in parents:
+                tracker.run("x", {"kind": "searched", "trial": f"{number}"}, parent).tag(seen="yes")
+        assert tracker.close() == ""
+        assert len(asked) == 4  # for each parent, and for what is under it
+        runs = client.search_runs([tracker.experiment_id])
+        children = [run for run in runs if run.data.tags["kind"] == "searched"]
+        ids.append({run.info.run_id for run in children})
+        assert {(run.data.tags["mlflow.parentRunId"], run.data.tags["trial"]) for run in children} == {
+            (parent.run_id, f"{number}") for parent in parents for number in range(5)
+        }
+    assert len(ids[0]) == 10
+    assert ids[0] == ids[1]
