@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from driving import RANGES, make_plan
 
-from aln.search import Study
 from aln.search.bookkeeper import Bookkeeper
+from aln.search.study import Study
 from aln.tracking import SPOOL, Tracker
 
 SWEEP = "trials: 3\nbaselines: [backprop]\nscheduler: none\nrun: {epochs: 2}\nstall_timeout: 60\n"

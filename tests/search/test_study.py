@@ -13,7 +13,8 @@ from driving import BARE, RANGES, alpha, drive, epoch_of, make_plan, searched, t
 from optuna.trial import TrialState
 
 from aln.errors import SweepError
-from aln.search import Study, SweepPlan
+from aln.search.plan import SweepPlan
+from aln.search.study import Study
 
 CONDITIONS = """
 rule: {values: [information, mirror]}

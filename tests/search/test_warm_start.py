@@ -10,7 +10,7 @@ import pytest
 from driving import RANGES, drive, make_plan, told
 
 from aln.errors import ConfigError
-from aln.search import Study
+from aln.search.study import Study
 from aln.search.warm_start import known_trials
 from aln.tracking import Tracker
 
