@@ -18,7 +18,7 @@ _BEST = 50
 _NEWEST = 1000
 
 
-class Journal(JournalStorage):  # type: ignore[misc]
+class Journal(JournalStorage):
     """Optuna's journal, in a file that nobody else writes to.
 
     Optuna goes through all trials of a study several times for each suggestion, and when it asks whether one is to be
@@ -29,7 +29,7 @@ class Journal(JournalStorage):  # type: ignore[misc]
 
     def __init__(self, path: Path) -> None:
         _mend(path)
-        super().__init__(JournalFileBackend(str(path), lock_obj=_Alone()))
+        super().__init__(JournalFileBackend(str(path), lock_obj=_Alone()))  # type: ignore[arg-type]
         self._views: dict[int, _View] = {}
         self._study_of: dict[int, int] = {}
         for study in self.get_all_studies():
