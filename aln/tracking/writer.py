@@ -208,7 +208,7 @@ class Writer:
             self._client.log_batch(known.run_id, metrics=some_metrics, params=some_params, tags=some_tags)
         known.epoch = epoch
         # The trials of a sweep have the same parameters, and there may be thousands of trials.
-        held = known.params | params.keys()
+        held = known.params.union(params)
         known.params = self._same.setdefault(held, held)
 
     def _act(self, known: _Known, entry: Entry) -> None:
