@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
@@ -305,9 +305,10 @@ def _show_answer(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> No
     console.print("The answer", style="italic")
     table = Table(pad_edge=False)
     for column in ("", "rule", "epochs", *metrics, "test_top1"):
-        table.add_column(column, justify="left" if column in ("", "rule") else "right", overflow="fold")
-    best = [(f"best trial {outcome.best.label}", outcome.best)] if outcome.best else []
-    front = [(f"Pareto front {point.label}", point) for point in outcome.front if point is not outcome.best]
+        justify: Literal["left", "right"] = "left" if column in ("", "rule") else "right"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "rule")
+    best = [(f"best {outcome.best.label}", outcome.best)] if outcome.best else []
+    front = [(f"front {point.label}", point) for point in outcome.front if point is not outcome.best]
     baselines = [("baseline", point) for point in outcome.points if point.baseline]
     for kind, point in best + front + baselines:
         tests = [outcome.test_top1[r.label] for r in point.usable if r.label in outcome.test_top1]

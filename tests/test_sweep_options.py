@@ -132,7 +132,7 @@ def test_the_answer_is_a_front_of_means(first: SimpleNamespace) -> None:
     assert best is not None
     assert means[best[1]][0] == max(top1 for top1, _ in means.values())
     assert {best[1], *re.findall(r"^Pareto front (\d{3}): rule\.name=", first.out, re.MULTILINE)} == front
-    row = re.search(rf"^│ best trial {best[1]} +│ (\w+) +│ +2 │ +([\d.]+) ± [\d.]+ │", first.out, re.MULTILINE)
+    row = re.search(rf"^│best {best[1]} +│ (\w+) +│ +2 │ +([\d.]+) ± [\d.]+ │", first.out, re.MULTILINE)
     assert row is not None, first.out
     assert float(row[2]) == pytest.approx(means[best[1]][0], abs=0.005)
     tested = {label for label, child in first.runs.items() if "test_top1" in child.data.metrics}
