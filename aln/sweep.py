@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
@@ -39,7 +39,7 @@ from aln.config import (
     with_settings,
 )
 from aln.errors import ConfigError, Problem
-from aln.space import Range, SearchSpace, format_point, format_value, parse_space, sampler_problems
+from aln.space import Range, SearchSpace, When, format_point, format_value, parse_space, sampler_problems
 from aln.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
@@ -192,31 +192,35 @@ def _default_sweep(space: Path) -> Path:
 
 def _show_plan(plan: SweepPlan, console: Console) -> None:
     """Prints what will be searched, on what, and where results go."""
-    table = Table(
-        title=f"{plan.name}: {plan.space.rule} on {plan.base.data.name}, {plan.base.model.name}", title_justify="left"
-    )
+    rules = " or ".join(plan.space.rules)
+    title = f"{plan.name}: {rules} on {plan.base.data.name}, {plan.base.model.name}"
+    console.print(title, style="italic", highlight=False, soft_wrap=True)
+    table = Table()
     table.add_column("searched")
     table.add_column("over")
     for key, parameter in plan.space.parameters.items():
         if isinstance(parameter, Range):
             scale = ", log" if parameter.log else f", step {parameter.step:g}" if parameter.step else ""
-            table.add_row(key, f"{format_value(parameter.min)} … {format_value(parameter.max)}{scale}")
+            over = f"{format_value(parameter.min)} … {format_value(parameter.max)}{scale}"
         else:
-            table.add_row(key, " | ".join(format_value(value) for value in parameter.values))
+            over = " | ".join(format_value(value) for value in parameter.values)
+        table.add_row(key, over + _show_when(parameter.when))
     for key, value in plan.space.fixed.items():
         table.add_row(key, f"{format_value(value)} (fixed)", style="dim")
     for key, tie in plan.space.ties.items():
-        table.add_row(key, f"{tie.factor:g} x {tie.to}" if tie.factor != 1 else f"as {tie.to}", style="dim")
+        as_what = f"{tie.factor:g} x {tie.to}" if tie.factor != 1 else f"as {tie.to}"
+        table.add_row(key, as_what + _show_when(tie.when), style="dim")
     console.print(table)
     for constraint in plan.space.constraints:
         console.print(f"Only where {constraint.text}.", highlight=False)
     sweep, run = plan.sweep, plan.base
-    baselines = f" and the baselines {', '.join(sweep.baselines)}" if sweep.baselines else ""
+    several = "s" if len(sweep.baselines) > 1 else ""
+    baselines = f" and the baseline{several} {', '.join(sweep.baselines)}" if sweep.baselines else ""
     seeds = f", each with {sweep.seeds} seeds" if sweep.seeds > 1 else ""
     acts = sweep.scheduler.name != "none" and sweep.scheduler.grace < run.epochs
     stopping = f"{sweep.scheduler.name} from epoch {sweep.scheduler.grace}" if acts else "no early stopping"
     console.print(
-        f"{sweep.trials} trials{baselines}{seeds}, at most {run.epochs} epochs each; {sweep.sampler.name}, {stopping}.",
+        f"{plan.trials} trials{baselines}{seeds}, at most {run.epochs} epochs each; {sweep.sampler.name}, {stopping}.",
         soft_wrap=True,
     )
     budget = sweep.budget
@@ -225,10 +229,17 @@ def _show_plan(plan: SweepPlan, console: Console) -> None:
     ends += [f"{sweep.objectives[0].metric} {budget.target:g}"] if budget.target is not None else []
     if ends:
         console.print(f"It ends before at {' or '.join(ends)}.", highlight=False)
-    takes = f"{run.resources.cpus} CPU cores and {run.resources.gpus:g} GPUs"
-    takes = f"{run.resources.workers} workers with {takes} each" if run.resources.workers > 1 else takes
+    cores = f"{run.resources.cpus} CPU core{'s' if run.resources.cpus > 1 else ''}"
+    each = f"{cores} and {run.resources.gpus:g} GPUs"
+    takes = each if run.resources.workers == 1 else f"{run.resources.workers} workers with {each} each"
     checkpoints = "" if plan.remote is None else f", checkpoints to {plan.remote}"
     console.print(f"A trial takes {takes}. Results go to {plan.folder}{checkpoints}.", soft_wrap=True)
+
+
+def _show_when(when: When) -> str:
+    """Under what a parameter is there, in words."""
+    asked = [f"{key} is {' or '.join(map(format_value, values))}" for key, values in when.items()]
+    return f", where {' and '.join(asked)}" if asked else ""
 
 
 def _show_estimate(plan: SweepPlan, console: Console) -> None:
@@ -243,7 +254,7 @@ def _show_estimate(plan: SweepPlan, console: Console) -> None:
     console.print(f"This machine ({cpus} CPU cores, {gpus} GPUs) holds {fit} trials at once.", highlight=False)
     if fit:
         cost = cost_of(plan.config(plan.example()))
-        trials = plan.sweep.seeds * (plan.sweep.trials + len(plan.sweep.baselines))
+        trials = plan.sweep.seeds * (plan.trials + len(plan.sweep.baselines))
         hours = trials * plan.base.epochs * cost.seconds / fit / 3600
         total = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
         console.print(
@@ -304,7 +315,13 @@ def _show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> N
         console.print("[bold]No searched trial trained: every one diverged or failed.[/bold]")
     else:
         point = format_point(outcome.best.values)
-        console.print(f"Best trial {outcome.best.label}: {point}", highlight=False, soft_wrap=True)
+        of = f" by {plan.sweep.metric}" if outcome.front else ""
+        console.print(f"Best trial{of} {outcome.best.label}: {point}", highlight=False, soft_wrap=True)
+        for other in outcome.front:
+            if other is not outcome.best:
+                console.print(
+                    f"Pareto front {other.label}: {format_point(other.values)}", highlight=False, soft_wrap=True
+                )
         best = relative(plan.folder / "best.yaml")
         show("its configuration", best)
         show("train it again", runnable(f"python -m aln.train {best}"))
@@ -321,18 +338,19 @@ def _show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> N
 def _show_answer(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> None:
     """Prints the table of the best trial, or of the Pareto front, and of the baselines."""
     metrics = [objective.metric for objective in plan.sweep.objectives]
-    table = Table(title="The answer", title_justify="left")
-    for column in ("", "trial", "rule", "epochs", *metrics, "test_top1"):
-        table.add_column(column, justify="left" if column in ("", "trial", "rule") else "right")
-    best = [("best trial", outcome.best)] if outcome.best else []
-    front = [("Pareto front", point) for point in outcome.front if point is not outcome.best]
+    console.print("The answer", style="italic")
+    table = Table(pad_edge=False)
+    for column in ("", "rule", "epochs", *metrics, "test_top1"):
+        justify: Literal["left", "right"] = "left" if column in ("", "rule") else "right"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "rule")
+    best = [(f"best {outcome.best.label}", outcome.best)] if outcome.best else []
+    front = [(f"front {point.label}", point) for point in outcome.front if point is not outcome.best]
     baselines = [("baseline", point) for point in outcome.points if point.baseline]
     for kind, point in best + front + baselines:
         tests = [outcome.test_top1[r.label] for r in point.usable if r.label in outcome.test_top1]
         rule = point.label if point.baseline else point.values.get("rule.name", plan.space.rule)
         table.add_row(
             kind,
-            "" if point.baseline else point.label,
             rule,
             f"{max((record.epoch for record in point.records), default=0)}",
             *(_spread([r.metrics[m] for r in point.usable if m in r.metrics]) for m in metrics),

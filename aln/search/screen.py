@@ -61,15 +61,22 @@ class Screen:
         values = self._values(record)
         what = format_point(values) if values else "baseline"
         error = f"  {record.error.strip().splitlines()[-1]}" if record.error else ""
-        counts = f"[{self._standing.ended}/{self._standing.total}]"
-        ended = f"{record.label:>8}  {record.status:<9}  epoch {record.epoch:>3}"
-        return f"{counts} {ended}  {self._score(record)}  {what}{error}"
+        total = str(self._standing.total)
+        label = f"{record.label:>{self._label_width}}"
+        done = f"[{self._standing.ended:>{len(total)}}/{total}]"
+        counts = f"{done} {label}  {record.status:<9}  epoch {record.epoch:>3}"
+        scores = "  ".join(self._score(record, objective.metric) for objective in self._plan.sweep.objectives)
+        return f"{counts}  {scores}  {what}{error}"
 
     def _values(self, record: TrialRecord) -> Mapping[str, Any]:
         return self._study.points[record.of].values
 
-    def _score(self, record: TrialRecord) -> str:
-        metric = self._plan.sweep.objectives[0].metric
+    @property
+    def _label_width(self) -> int:
+        repetition = len("-s0") if self._plan.sweep.seeds > 1 else 0
+        return max(map(len, ("000", *self._plan.sweep.baselines))) + repetition
+
+    def _score(self, record: TrialRecord, metric: str) -> str:
         return f"{metric} {record.metrics[metric]:.2f}" if metric in record.metrics else f"{metric} -"
 
     def _table(self) -> Group:
@@ -89,7 +96,7 @@ class Screen:
                 record.label,
                 record.status,
                 f"{record.epoch}/{record.epochs}",
-                self._score(record).split()[-1],
+                self._score(record, self._plan.sweep.metric).split()[-1],
                 *(format_value(values[key]) if key in values else "" for key in keys),
                 _left(record),
             )

@@ -64,7 +64,11 @@ def run_sweep(plan: SweepPlan, console: Console, began: float | None = None, *, 
     """
     began = time.perf_counter() if began is None else began
     model = build_model(plan.config(plan.example()), load_data(plan.base.data))
-    console.print(f"{plan.space.rule} on {plan.base.model.name}: {coverage(model)}.", highlight=False, soft_wrap=True)
+    console.print(
+        f"{' or '.join(plan.space.rules)} on {plan.base.model.name}: {coverage(model)}.",
+        highlight=False,
+        soft_wrap=True,
+    )
     folder = SweepFolder(plan.root.removesuffix(f"/{plan.name}"), plan.name)
     with _terminated_as_interrupted(), ExitStack() as held:
         if resume:
@@ -245,7 +249,8 @@ def _write_best(plan: SweepPlan, bookkeeper: Bookkeeper, best: TrialRecord) -> P
 def _write_trials(plan: SweepPlan, points: Sequence[Point], tested: Mapping[str, float]) -> Path:
     """Writes one line a training: how it ended, what it reached, and what was searched."""
     path = plan.folder / "trials.csv"
-    metrics = ("val_top1", "val_top5", "val_loss", "train_loss", "train_seconds")
+    usual = ("val_top1", "val_top5", "val_loss", "train_loss", "train_seconds")
+    metrics = tuple(dict.fromkeys([*usual, *(objective.metric for objective in plan.sweep.objectives)]))
     keys = [key for key in plan.space.parameters if key != RULE]
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
