@@ -103,12 +103,12 @@ class Preparer:
                 if found is None:
                     continue
                 image, label = found
+            room = out[len(labels)].permute(2, 0, 1)
             if training:
-                image = preparation.train(image, numbers[offset])
+                preparation.train(image, numbers[offset], room)
                 colours.append(preparation.colours(numbers[offset]))
             else:
-                image = preparation.evaluate(image)
-            out[len(labels)] = image.permute(1, 2, 0)
+                preparation.evaluate(image, room)
             labels.append(label)
         return Chunk(out[: len(labels)], torch.tensor(labels, dtype=torch.int64), torch.tensor(colours), complaints)
 

@@ -68,8 +68,8 @@ def random_box(height: int, width: int, numbers: Sequence[float]) -> Box:
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
-def resized(image: Tensor, height: int, width: int, box: Box | None = None) -> Tensor:
-    """The image [C, H, W], or a box of it, resized.
+def resized(image: Tensor, height: int, width: int, box: Box | None = None, out: Tensor | None = None) -> Tensor:
+    """The image [C, H, W], or a box of it, resized; in `out`, where it is given.
 
     Gives torchvision's `resized_crop` to the bit. Its fast kernel takes only images that lie in memory pixel by pixel,
     without gaps; a copy of the box costs a tenth of what the other kernel does.
@@ -77,11 +77,21 @@ def resized(image: Tensor, height: int, width: int, box: Box | None = None) -> T
     if box is not None:
         image = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
     if tuple(image.shape[1:]) == (height, width):
-        return image
+        return _into(image, out)
     packed = image[None].contiguous(memory_format=torch.channels_last)
-    if packed.dtype == torch.uint8 and packed.device.type != "cpu":  # only the CPU resizes bytes
-        return interpolate(packed.float(), (height, width), mode="bilinear", antialias=True)[0].round().to(torch.uint8)
-    return interpolate(packed, (height, width), mode="bilinear", antialias=True)[0]
+    if packed.device.type != "cpu":
+        if packed.dtype == torch.uint8:  # only the CPU resizes bytes
+            packed = packed.float()
+        scaled = interpolate(packed, (height, width), mode="bilinear", antialias=True)[0]
+        return _into(scaled.round().to(image.dtype) if image.dtype == torch.uint8 else scaled, out)
+    if out is None or out.device.type != "cpu":
+        return _into(interpolate(packed, (height, width), mode="bilinear", antialias=True)[0], out)
+    torch.ops.aten._upsample_bilinear2d_aa.out(packed, (height, width), False, out=out[None])
+    return out
+
+
+def _into(image: Tensor, out: Tensor | None) -> Tensor:
+    return image if out is None or image is out else out.copy_(image)
 
 
 def resized_centre(image: Tensor, height: int, width: int, size: int) -> Tensor:
@@ -140,20 +150,23 @@ class Preparation(ABC):
     def stored_side(self) -> int:
         """The shortest side at which an image, stored, shows evaluation as many pixels as it looks at."""
 
-    def train(self, image: Tensor, numbers: Sequence[float]) -> Tensor:
-        """A random crop of the image [3, H, W], perhaps flipped; all uint8."""
-        crop = resized(image, self.size, self.size, random_box(image.shape[1], image.shape[2], numbers))
+    def train(self, image: Tensor, numbers: Sequence[float], out: Tensor | None = None) -> Tensor:
+        """A random crop of the image [3, H, W], perhaps flipped; all uint8. In `out` [3, S, S], where it is given."""
+        box, flipped = random_box(image.shape[1], image.shape[2], numbers), numbers[4 * _TRIES] < 0.5
+        crop = resized(image, self.size, self.size, box, None if flipped or self.final_size else out)
         if self.final_size:
             crop = resized(crop, self.final_size, self.final_size)
-        return crop.flip(-1) if numbers[4 * _TRIES] < 0.5 else crop
+        return _into(crop.flip(-1) if flipped else crop, out)
 
-    def evaluate(self, image: Tensor) -> Tensor:
-        """The centre of the image [3, H, W]; all uint8."""
-        crop = self._central(image)
-        return resized(crop, self.final_size, self.final_size) if self.final_size else crop
+    def evaluate(self, image: Tensor, out: Tensor | None = None) -> Tensor:
+        """The centre of the image [3, H, W]; all uint8. In `out` [3, S, S], where it is given."""
+        if self.final_size:
+            return resized(self._central(image, None), self.final_size, self.final_size, out=out)
+        return _into(self._central(image, out), out)
 
     @abstractmethod
-    def _central(self, image: Tensor) -> Tensor: ...
+    def _central(self, image: Tensor, out: Tensor | None) -> Tensor:
+        """The central square; in `out` if that is given and costs no copy."""
 
     def colours(self, numbers: Sequence[float]) -> list[float]:
         """What `finish` needs to distort a training image's colours, drawn from its random numbers."""
@@ -186,7 +199,7 @@ class Resnet(Preparation):
     def stored_side(self) -> int:
         return round(self.size * 256 / 224)
 
-    def _central(self, image: Tensor) -> Tensor:
+    def _central(self, image: Tensor, out: Tensor | None) -> Tensor:
         height, width = with_shortest_side(image.shape[1], image.shape[2], self.stored_side)
         return resized_centre(image, height, width, self.size)
 
@@ -210,10 +223,10 @@ class Inception(Preparation):
     def stored_side(self) -> int:
         return round(self.size / self._FRACTION)
 
-    def _central(self, image: Tensor) -> Tensor:
+    def _central(self, image: Tensor, out: Tensor | None) -> Tensor:
         height, width = image.shape[1:]
         top, left = (int(side * (1 - self._FRACTION) / 2) for side in (height, width))
-        return resized(image, self.size, self.size, Box(top, left, height - 2 * top, width - 2 * left))
+        return resized(image, self.size, self.size, Box(top, left, height - 2 * top, width - 2 * left), out)
 
     def colours(self, numbers: Sequence[float]) -> list[float]:
         return list(numbers[-4:])

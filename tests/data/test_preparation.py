@@ -70,6 +70,23 @@ def test_training_crops_are_torchvisions_to_the_bit(name: str) -> None:
     assert 4 <= flips <= 16
 
 
+@pytest.mark.parametrize("name", PREPARATIONS)
+@pytest.mark.parametrize("final_size", [None, 20])
+@pytest.mark.parametrize("sides", [(90, 70), (48, 48), (30, 41)], ids=str)
+def test_pictures_written_into_given_memory_are_the_same(
+    name: str, final_size: int | None, sides: tuple[int, int]
+) -> None:
+    preparation, image = PREPARATIONS[name](size=48, final_size=final_size), picture(*sides)
+    memory = torch.zeros(2, preparation.side, preparation.side, 3, dtype=torch.uint8)
+    out = memory[1].permute(2, 0, 1)
+    for numbers in random_numbers(1, 0, 8):
+        assert preparation.train(image, numbers, out).data_ptr() == memory[1].data_ptr()
+        assert torch.equal(out, preparation.train(image, numbers))
+    assert preparation.evaluate(image, out).data_ptr() == memory[1].data_ptr()
+    assert torch.equal(out, preparation.evaluate(image))
+    assert not memory[0].any()
+
+
 def test_a_box_of_the_images_own_size_is_left_as_it_is() -> None:
     image = picture(30, 20)
     assert torch.equal(resized(image, 30, 20), image)
