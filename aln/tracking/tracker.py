@@ -233,9 +233,9 @@ class TrackedRun:
         self._spool.add(self.key, "file", {"path": str(path.resolve()), "folder": folder})
 
     def finish(self, status: str) -> None:
-        """Ends the run. `status` (completed, stopped, diverged, failed, interrupted) is kept as a tag."""
+        """Ends the run. `status` (completed, stopped, diverged, failed, timed out, interrupted) is kept as a tag."""
         self.tag(status=status)
-        ended = {"failed": "FAILED", "interrupted": "KILLED"}.get(status, "FINISHED")
+        ended = {"failed": "FAILED", "timed out": "FAILED", "interrupted": "KILLED"}.get(status, "FINISHED")
         self._spool.add(self.key, "end", {"status": ended, "time": _now()})
 
 
