@@ -138,7 +138,8 @@ def _changed(document: Document, options: argparse.Namespace) -> Document:
     settings = list(options.set)
     if options.trials is not None:
         budget = document.content.get("budget")
-        key = "budget.trials" if isinstance(budget, dict) and "trials" in budget else "trials"
+        there = isinstance(budget, dict) and budget.get("trials") is not None  # a sweep's own description has null
+        key = "budget.trials" if there else "trials"
         settings.append(f"{key}={options.trials}")
     return with_settings(document, settings)
 

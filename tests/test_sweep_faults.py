@@ -75,7 +75,7 @@ class Fated(LearningRule):
             time.sleep(0.1)
 """
 LATE = [f"late{tenths}" for tenths in (0, 0.1, 0.4, 1, 2)]
-FATES = ["sound", "raises", "hangs", "diverges", "exits", "silent", "shot", *LATE, "starved", "holds", "sound again"]
+FATES = ["sound", "starved", "raises", "hangs", "diverges", "exits", "silent", "shot", "holds", *LATE, "sound again"]
 SETTINGS = [*TINY, f"run.epochs={EPOCHS}", "run.checkpoint={every: 2}", "sampler=grid", "baselines=[]"]
 SETTINGS += ["scheduler=none"]
 

@@ -43,7 +43,13 @@ parameters:
   optimizer.lr: {min: 1e-3, max: 1.0, log: true}
 """
 EPOCHS, TRIALS = 20, 24
-SETTINGS = [*TINY, f"run.epochs={EPOCHS}", "run.checkpoint={every: 2}", "scheduler={name: asha, grace: 7}"]
+SETTINGS = [
+    *TINY,
+    f"run.epochs={EPOCHS}",
+    "run.checkpoint={every: 2}",
+    "run.alignment={every: 5}",
+    "scheduler={name: asha, grace: 7}",
+]
 BASELINES = {"backprop", "feedback"}
 LABELS = BASELINES | {f"{number:03d}" for number in range(TRIALS)}
 
@@ -110,9 +116,12 @@ def test_no_metric_has_a_gap_or_a_double(killed: SimpleNamespace) -> None:
         epochs = int(run.data.metrics["epoch"])
         assert (epochs == EPOCHS) == (run.data.tags["status"] == "completed"), label
         assert every_epoch <= run.data.metrics.keys()
+        assert any(metric.startswith("gradient_angle/") for metric in run.data.metrics)
         for metric in run.data.metrics:
             steps = [step for step, _ in killed.tracked.points(run, metric)]
-            assert steps == ([0] if metric == "test_top1" else list(range(1, epochs + 1))), (label, metric)
+            every = 5 if "/" in metric else 1  # those of layers are measured more seldom
+            expected = [epoch for epoch in range(1, epochs + 1) if epoch % every == 0]
+            assert steps == ([0] if metric == "test_top1" else expected), (label, metric)
 
 
 def test_optuna_holds_each_trial_once_with_every_epoch(killed: SimpleNamespace) -> None:

@@ -74,6 +74,7 @@ def run_sweep(plan: SweepPlan, console: Console, began: float | None = None, *, 
         if resume:
             held.enter_context(folder.taken())
         where, concurrent = held.enter_context(cluster(plan))
+        held.enter_context(_terminated_as_interrupted())  # Ray has put its own handler in the place of ours
         # Asked before the folder is made: a server that is not there leaves nothing behind.
         tracker = Tracker(plan.sweep.experiment, spool=plan.folder / SPOOL)
         known = [] if resume else known_trials(plan, tracker)
