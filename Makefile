@@ -18,7 +18,7 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-cluster: $(TESTABLE)
-	$(BIN)/python -m pytest tests/cluster --three-hosts
+	ALN_THREE_HOSTS=1 $(BIN)/python -m pytest tests/cluster
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .

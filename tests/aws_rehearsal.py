@@ -99,7 +99,7 @@ def _ray(*arguments: str, folder: Path) -> dict[str, Any]:
 
 
 def _launch(path: Path, kind: str) -> None:
-    """Starts a worker as the autoscaler does: with the node type as Ray has completed it, through Ray's own provider."""
+    """Starts a worker as the autoscaler does: with the node type as Ray has completed it, by Ray itself."""
     from ray.autoscaler._private.aws.config import bootstrap_aws
     from ray.autoscaler._private.providers import _get_node_provider
     from ray.autoscaler._private.util import prepare_config

@@ -116,7 +116,7 @@ def test_what_they_sync_is_all_that_a_sweep_needs(tmp_path: Path) -> None:
 
 @each_file
 def test_nothing_listens_beyond_the_clusters_network(path: Path) -> None:
-    assert "0.0.0.0" not in path.read_text()  # noqa: S104
+    assert "0.0.0.0" not in path.read_text()
     text = commands(read(path))
     hosts = re.findall(r"--(?:dashboard-)?host[= ](\S+)", text)
     assert len(hosts) == 2

@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-import ray
 from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from aln.cluster import joined_cluster, require_shared
+from aln.cluster import has_many_machines, joined_cluster, require_shared
 from aln.errors import SweepError
 from aln.search.bookkeeper import Bookkeeper
 from aln.search.plan import SweepPlan
@@ -129,7 +128,7 @@ def tune_trials(plan: SweepPlan, concurrent: int, bookkeeper: Bookkeeper) -> Non
     """Trains what the bookkeeper says, so many at once, until it has nothing more or the process is interrupted."""
     labels: dict[str, str] = {}
     # Where all machines write, if there are several.
-    scratch = f"{plan.root if len(ray.nodes()) > 1 else plan.folder}/{_SCRATCH}"
+    scratch = f"{plan.root if has_many_machines() else plan.folder}/{_SCRATCH}"
     tuner = tune.Tuner(
         tune.with_resources(run_trial, trial_resources(plan.base.resources)),
         tune_config=tune.TuneConfig(
