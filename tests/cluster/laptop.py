@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from hosts import LAPTOP, Hosts, end, until
 
 REPOSITORY = Path(__file__).parents[2]

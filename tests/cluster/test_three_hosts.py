@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-
 from hosts import TOOLS, Host, started_hosts, until
 from laptop import BASHRC, SECRET, Access, Laptop, object_store, prepared
 
@@ -134,6 +133,7 @@ def _lose_two(laptop: Laptop, story: Story) -> None:
         loss = Loss(host, _trained_on(host, accesses), len(accesses))
         story.losses.append(loss)
         _until(laptop, lambda loss=loss: _going_on(loss, laptop.accesses()), 300, f"the trials of {host} elsewhere")
+    laptop.hosts.hosts["one"].let_in()
 
 
 def _finish(laptop: Laptop, story: Story) -> None:
@@ -157,7 +157,6 @@ def _resume(laptop: Laptop, story: Story) -> None:
 
 def _end(laptop: Laptop, story: Story) -> None:
     hosts = laptop.hosts.hosts
-    hosts["one"].let_in()
     for place in (hosts["head"].home / "aln/results", hosts["head"].home / "mlflow", laptop.hosts.root / "head/ray"):
         for path in place.rglob("*"):
             if path.is_file() and not path.is_symlink():
@@ -165,7 +164,8 @@ def _end(laptop: Laptop, story: Story) -> None:
     laptop.ray("down", "--yes", str(laptop.config))
     there = [hosts["head"], hosts["one"]]
     try:
-        until(lambda: not any(host.processes() for host in there), 90, "the end of all processes")
+        # A worker ends by itself when its head has been gone for a minute.
+        until(lambda: not any(host.processes() for host in there), 180, "the end of all processes")
     except AssertionError:
         story.left = {host.name: host.processes() for host in there}
 
