@@ -77,8 +77,8 @@ def fitting(cpus: int, gpus: float, have_cpus: float, have_gpus: float) -> int:
 def joined_cluster() -> Iterator[Cluster]:
     """The cluster at `RAY_ADDRESS`, else the one that this machine is in, else one that is started here and ends here.
 
-    `RAY_ADDRESS=local` always starts one. Its processes find modules of the user's own in the folder where this one was started. Raises `ClusterError` if it
-    cannot be joined or started, `AlnError` if nothing listens at the address.
+    `RAY_ADDRESS=local` always starts one. Its processes find modules of the user's own in the folder where this one was
+    started. Raises `ClusterError` if it cannot be joined or started, `AlnError` if nothing listens at `RAY_ADDRESS`.
     """
     address = os.environ.get("RAY_ADDRESS") or _running_here()
     address = None if address == "local" else address

@@ -87,8 +87,10 @@ def _prepare(config: dict[str, Any], region: str, home: Path) -> None:
     config["auth"]["ssh_private_key"] = str(key)
     network = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
     group = ec2.create_security_group(GroupName="aln", Description="aln", VpcId=network)["GroupId"]
-    profile = config["available_node_types"]["head"]["node_config"]["IamInstanceProfile"]["Name"]
-    iam.create_instance_profile(InstanceProfileName=profile)
+    for profile in {
+        kind["node_config"]["IamInstanceProfile"]["Name"] for kind in config["available_node_types"].values()
+    }:
+        iam.create_instance_profile(InstanceProfileName=profile)
     for kind in config["available_node_types"].values():
         kind["node_config"]["SecurityGroupIds"] = [group]
 

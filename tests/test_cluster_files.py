@@ -192,6 +192,6 @@ def test_the_aws_file_as_far_as_there_are_machines(tmp_path: Path) -> None:
         assert machine["type"] == config[kind]["node_config"]["InstanceType"]
         assert machine["key"] == "aln"
         assert machine["groups"] == head["groups"]
-        assert machine["profile"].endswith(":instance-profile/aln")
+        assert machine["profile"].endswith(f":instance-profile/aln-{'head' if kind == 'head' else 'worker'}")
     assert found["down"]["code"] == 0, found["down"]["out"]
     assert found["left"] == []

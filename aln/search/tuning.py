@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from ray import tune
 from ray.tune import Callback, Stopper
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
@@ -112,6 +113,9 @@ def cluster(plan: SweepPlan) -> Iterator[tuple[str, int]]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    # Tune hands the keys of an object store on to trials by the command line that starts their process, which everybody
+    # on the machine can read, and Ray writes it down. Every machine has keys of its own.
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
     with joined_cluster() as here:
         resources = plan.base.resources
         fits = trials_at_once(here, resources)

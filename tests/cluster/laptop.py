@@ -20,10 +20,12 @@ REPOSITORY = Path(__file__).parents[2]
 BUCKET = "bucket"
 SECRET = secrets.token_hex(20)  # of the object store, in the environment of every host
 
-# What every host's owner has set before: where the object store is.
-BASHRC = f"""
-export AWS_ENDPOINT_URL=http://{LAPTOP}:5000 AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY={SECRET}
-export AWS_EC2_METADATA_DISABLED=true LANG=C.UTF-8
+# Where the object store is, and what lets one in: `~/.aln.env`.
+VARIABLES = f"""
+AWS_ENDPOINT_URL=http://{LAPTOP}:5000
+AWS_ACCESS_KEY_ID=key
+AWS_SECRET_ACCESS_KEY={SECRET}
+AWS_EC2_METADATA_DISABLED=true
 """
 
 _ASK = """
@@ -118,7 +120,8 @@ class Laptop:
     def accesses(self) -> list[Access]:
         """Every reading and writing of a checkpoint so far, as the object store saw it."""
         names = {host.address: host.name for host in self.hosts.hosts.values()}
-        lines = (self.hosts.root / "store.log").read_text(errors="replace").splitlines()
+        log = (self.hosts.root / "store.log").read_text(errors="replace")
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", log).splitlines()  # the server writes in colours
         found = [match for match in map(_ACCESS.match, lines) if match]
         return [Access(names[m[1]], m[2] != "GET", m[3], int(m[4])) for m in found]
 
@@ -148,6 +151,9 @@ def prepared(hosts: Hosts) -> Laptop:
     storage = config["provider"]["edit"]["storage"]
     at = config["setup_commands"].index(storage)
     config["setup_commands"][at] = re.sub(r"s3://\S+", f"s3://{BUCKET}/aln", storage)
+    config["file_mounts"]["~/.aln.env"] = "~/.aln.env"
+    (hosts.laptop / ".aln.env").write_text(VARIABLES)
+    (hosts.laptop / ".aln.env").chmod(0o600)
     path = hosts.root / "cluster.yaml"
     path.write_text(yaml.safe_dump(config))
     (hosts.laptop / ".ray").mkdir()

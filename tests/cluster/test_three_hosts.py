@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from hosts import TOOLS, Host, started_hosts, until
-from laptop import BASHRC, SECRET, Access, Laptop, object_store, prepared
+from laptop import SECRET, Access, Laptop, object_store, prepared
 
 TRIALS, EPOCHS = 10, 120
 SWEEP = (
@@ -22,7 +22,7 @@ SWEEP = (
 )
 # Ray's heads wait for a silent host for more than a minute unless told otherwise.
 IMPATIENT = """
-export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=3
+export LANG=C.UTF-8 RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=3
 """
 ADDRESSES = {"head": "10.77.0.10", "one": "10.77.0.11", "two": "10.77.0.12"}
 
@@ -75,7 +75,7 @@ class Story:
 @pytest.fixture(scope="module")
 def story() -> Iterator[Story]:
     """The whole of it, once."""
-    with started_hosts(ADDRESSES, BASHRC + IMPATIENT) as hosts, object_store(hosts):
+    with started_hosts(ADDRESSES, IMPATIENT) as hosts, object_store(hosts):
         laptop = prepared(hosts)
         story = Story(token=laptop.token)
         began = time.monotonic()
