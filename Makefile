@@ -1,18 +1,24 @@
 # make sweep: set up, then search information alignment's coefficients on the embedded digits.
 # make test:  set up, then run the whole test suite.
-.PHONY: sweep test bench lint setup clean
+# make cluster: set up what starts and runs clusters (cluster.yaml).
+# make test-cluster: set up, then run a sweep on three hosts that this machine pretends to be (root, sshd, rsync, iproute2).
+.PHONY: sweep test test-cluster bench lint setup cluster clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
+CLUSTERED := $(VENV)/.clustered
 
 sweep: $(INSTALLED)
 	$(BIN)/python -m aln.sweep search_spaces/information.yaml
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+test-cluster: $(TESTABLE)
+	ALN_THREE_HOSTS=1 $(BIN)/python -m pytest tests/cluster
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .
@@ -29,6 +35,8 @@ bench: $(TESTABLE)
 
 setup: $(TESTABLE)
 
+cluster: $(CLUSTERED)
+
 # A stamp is newer than what it was installed from, so an environment is made once and brought up to date after a pull.
 # What only tests and checks need comes with them: TensorFlow, which writes the checkpoints that are imported, is large.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
@@ -41,6 +49,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(TESTABLE): $(INSTALLED)
 	$(PIP) '.[dev]'
+	touch $@
+
+$(CLUSTERED): $(INSTALLED)
+	$(PIP) '.[cluster]'
 	touch $@
 
 clean:

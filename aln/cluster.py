@@ -1,4 +1,4 @@
-"""The Ray cluster of sweeps and of trainings by many workers: the one at `RAY_ADDRESS`, or one of this machine."""
+"""The Ray cluster of sweeps and of trainings by many workers: `RAY_ADDRESS`, the one this machine is in, or its own."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
+import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from aln.errors import ClusterError
+from aln.errors import AlnError, ClusterError
 from aln.preflight import require_listener
+
+_GROWTH = "~/ray_bootstrap_config.yaml"
 
 # What is set unless the environment says otherwise.
 _DEFAULTS = {
@@ -39,29 +43,25 @@ class Cluster:
     Attributes:
         where: which it is, in words.
         nodes: CPU cores and GPUs of each machine.
+        grown: the same of the machines that there are when it has grown as far as it may; nothing if it does not grow.
     """
 
     where: str
     nodes: Sequence[tuple[float, float]]
-
-    @property
-    def cpus(self) -> float:
-        """CPU cores of all machines."""
-        return sum(cpus for cpus, _ in self.nodes)
-
-    @property
-    def gpus(self) -> float:
-        """GPUs of all machines."""
-        return sum(gpus for _, gpus in self.nodes)
+    grown: Sequence[tuple[float, float]] = ()
 
     @property
     def has(self) -> str:
         """What it has, in words."""
-        return f"{self.cpus:g} CPU cores and {self.gpus:g} GPUs"
+        return _in_words(self.nodes) + (f", up to {_in_words(self.grown)} as it grows" if self.grown else "")
 
     def holds(self, cpus: int, gpus: float) -> int:
         """How many processes fit at once, each with so many CPU cores and GPUs of one machine."""
-        return sum(fitting(cpus, gpus, *node) for node in self.nodes)
+        return max(sum(fitting(cpus, gpus, *node) for node in nodes) for nodes in (self.nodes, self.grown))
+
+
+def _in_words(nodes: Sequence[tuple[float, float]]) -> str:
+    return f"{sum(cpus for cpus, _ in nodes):g} CPU cores and {sum(gpus for _, gpus in nodes):g} GPUs"
 
 
 def fitting(cpus: int, gpus: float, have_cpus: float, have_gpus: float) -> int:
@@ -75,12 +75,13 @@ def fitting(cpus: int, gpus: float, have_cpus: float, have_gpus: float) -> int:
 
 @contextmanager
 def joined_cluster() -> Iterator[Cluster]:
-    """The cluster at `RAY_ADDRESS` if that is set, else one of this machine; what was started on it ends with it.
+    """The cluster at `RAY_ADDRESS`, else the one that this machine is in, else one that is started here and ends here.
 
-    Its processes find modules of the user's own in the folder where this one was started. Raises `ClusterError` if it
-    cannot be joined or started, `AlnError` if nothing listens at the address.
+    `RAY_ADDRESS=local` always starts one. Its processes find modules of the user's own in the folder where this one was
+    started. Raises `ClusterError` if it cannot be joined or started, `AlnError` if nothing listens at `RAY_ADDRESS`.
     """
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS") or _running_here()
+    address = None if address == "local" else address
     path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
     before = dict(os.environ)
     # Nobody takes away the machine on which one works.
@@ -104,12 +105,47 @@ def joined_cluster() -> Iterator[Cluster]:
         try:
             have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             nodes = [(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in have]
-            yield Cluster(f"the Ray cluster at {address}" if address else "this machine", nodes)
+            where = f"the Ray cluster at {address}" if address else "this machine"
+            yield Cluster(where, nodes, _grown(Path(_GROWTH).expanduser()) if address else ())
         finally:
             ray.shutdown()
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def _running_here() -> str | None:
+    """The address of the cluster that `ray start` made this machine a part of, if it is still there."""
+    address: str | None = ray._private.utils.read_ray_address()
+    try:
+        require_listener(address or "", "Ray", seconds=2.0)
+    except AlnError:  # a file that has outlived its cluster
+        return None
+    return address
+
+
+def _grown(growth: Path) -> Sequence[tuple[float, float]]:
+    """CPU cores and GPUs of each machine when the autoscaler has started all that it may; nothing if there is none.
+
+    Args:
+        growth: what `ray up` leaves on the head: the cluster's file, completed.
+    """
+    if not growth.exists():
+        return ()
+    config: Mapping[str, Any] = yaml.safe_load(growth.read_text(encoding="utf-8"))
+    workers: list[tuple[float, float]] = []
+    for name, kind in config["available_node_types"].items():
+        has = kind.get("resources", {})
+        if name != config["head_node_type"] and has:  # machines that one has say nothing; they are there or not
+            workers += [(has.get("CPU", 0.0), has.get("GPU", 0.0))] * kind.get("max_workers", 0)
+    workers.sort(key=lambda node: node[::-1], reverse=True)
+    head = config["available_node_types"][config["head_node_type"]].get("resources", {})
+    return [(head.get("CPU", 0.0), head.get("GPU", 0.0)), *workers[: config["max_workers"]]] if workers else ()
+
+
+def has_many_machines() -> bool:
+    """Whether this process's cluster has machines besides this one, or may get some."""
+    return len(ray.nodes()) > 1 or bool(_grown(Path(_GROWTH).expanduser()))
 
 
 def require_shared(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -34,13 +35,18 @@ def guarded(command: Callable[[argparse.Namespace, Console], int], options: argp
 
 
 def runnable(command: str) -> str:
-    """The command as it works from this shell: its program by path unless PATH finds this environment's own."""
-    name, _, rest = command.partition(" ")
+    """The command as it works from this shell: its program by path unless PATH finds this environment's own.
+
+    It may begin with variables for the program: `NAME=value program …`.
+    """
+    match = re.fullmatch(r"((?:\w+=\S+ )*)(\S+)(.*)", command)
+    assert match
+    variables, name, rest = match.groups()
     here, found = Path(sys.executable).with_name(name), shutil.which(name)
     if found is not None and Path(found).parent.absolute() == here.parent:
         return command
     inside = here.is_relative_to(Path.cwd())
-    return f"{here.relative_to(Path.cwd()) if inside else here} {rest}"
+    return f"{variables}{here.relative_to(Path.cwd()) if inside else here}{rest}"
 
 
 def relative(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,6 +12,11 @@ from aln.errors import AlnError, StorageError
 from aln.storage import open_storage
 
 _PORTS = {"http": 80, "https": 443}
+
+
+def shown(text: str) -> str:
+    """The text with the passwords of addresses (`scheme://user:password@host`) left out."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1@", text)
 
 
 def require_listener(address: str, who: str, seconds: float = 10.0) -> None:
@@ -23,13 +29,13 @@ def require_listener(address: str, who: str, seconds: float = 10.0) -> None:
     try:
         host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme)
     except ValueError as error:  # a port that is no number, or too large
-        raise AlnError(f"{who} at {address}: {error}") from error
+        raise AlnError(shown(f"{who} at {address}: {error}")) from error
     if not host or not port:
         return
     try:
         socket.create_connection((host, port), timeout=seconds).close()
     except OSError as error:
-        raise AlnError(f"{who} at {address} cannot be reached: {error}") from error
+        raise AlnError(shown(f"{who} at {address} cannot be reached: {error}")) from error
 
 
 def make_folder(place: str | Path) -> None:

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-import ray
 from ray import tune
 from ray.tune import Callback, Stopper
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from aln.cluster import joined_cluster, require_shared
+from aln.cluster import has_many_machines, joined_cluster, require_shared
 from aln.errors import SweepError
 from aln.search.bookkeeper import Bookkeeper
 from aln.search.plan import SweepPlan
@@ -124,6 +124,9 @@ def cluster(plan: SweepPlan) -> Iterator[tuple[str, int]]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    # Tune hands the keys of an object store on to trials by the command line that starts their process, which everybody
+    # on the machine can read, and Ray writes it down. Every machine has keys of its own.
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
     with joined_cluster() as here:
         resources = plan.base.resources
         fits = trials_at_once(here, resources)
@@ -149,7 +152,7 @@ def tune_trials(
     """
     labels: dict[str, str] = {}
     # Where all machines write, if there are several.
-    scratch = f"{plan.root if len(ray.nodes()) > 1 else plan.folder}/{_SCRATCH}"
+    scratch = f"{plan.root if has_many_machines() else plan.folder}/{_SCRATCH}"
     tuner = tune.Tuner(
         tune.with_resources(train, trial_resources(plan.base.resources)),
         tune_config=tune.TuneConfig(

@@ -11,7 +11,9 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from aln.config import check_name
 from aln.errors import ConfigError, Problem
+from aln.preflight import shown
 from aln.search.plan import SweepPlan
 from aln.search.records import KnownTrial
 from aln.search.study import SEARCHED
@@ -28,18 +30,25 @@ def known_trials(plan: SweepPlan, tracker: Tracker) -> list[KnownTrial]:
     problems = []
     for name in plan.sweep.warm_start:
         path = plan.folder.parent / name / STUDY
-        if path.exists():
+        if _may_be_sweep(name) and path.exists():
             found += _of_sweep(name, path)
         elif (experiment := tracker.client.get_experiment_by_name(name)) is not None:
             found += _of_experiment(name, tracker, experiment.experiment_id)
         else:
-            message = (
-                f"'{name}' is neither a sweep in {plan.folder.parent} nor an experiment of MLflow at {tracker.uri}"
-            )
+            where = f"a sweep in {plan.folder.parent} nor an experiment of MLflow at {shown(tracker.uri)}"
+            message = f"'{name}' is neither {where}"
             problems.append(Problem(key="warm_start", message=message))
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def _may_be_sweep(name: str) -> bool:
+    """Whether a sweep may be called so; experiments of MLflow may be called anything."""
+    try:
+        return bool(check_name(name))
+    except ConfigError:
+        return False
 
 
 def _of_sweep(name: str, path: Path) -> Iterable[KnownTrial]:

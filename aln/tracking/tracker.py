@@ -29,7 +29,7 @@ from mlflow.utils.mlflow_tags import (
 
 from aln.config import RunConfig
 from aln.errors import AlnError
-from aln.preflight import require_listener
+from aln.preflight import require_listener, shown
 from aln.tracking.spool import Spool
 from aln.tracking.writer import Writer
 
@@ -54,16 +54,21 @@ def default_uri() -> str:
 
 
 def ui_command(uri: str) -> str:
-    """The command that serves what was logged at `uri` to a browser; nothing if a server does so already."""
+    """The command that serves what was logged at `uri` to a browser; nothing if a server does so already.
+
+    A password stays in the environment: command lines can be read by everybody on the machine.
+    """
     if uri.startswith(("http://", "https://")):
         return ""
+    if shown(uri) != uri:
+        return 'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI" mlflow ui'
     return f"mlflow ui --backend-store-uri {uri.replace(f'{Path.cwd()}/', '')}"
 
 
 def ui_page(uri: str, experiment_id: str) -> str:
     """Address of the experiment's table of runs: on the server, or where `mlflow ui` shows it."""
     server = uri if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}?workflowType=machine_learning"
+    return f"{shown(server).rstrip('/')}/#/experiments/{experiment_id}?workflowType=machine_learning"
 
 
 def find_runs(name_or_id: str, uri: str | None = None) -> list[Run]:
@@ -78,7 +83,7 @@ def find_runs(name_or_id: str, uri: str | None = None) -> list[Run]:
         found = client.search_runs(experiments, f"attributes.run_id = '{quoted}'", order_by=newest)
         return list(found or client.search_runs(experiments, f"attributes.run_name = '{quoted}'", order_by=newest))
     except Exception as error:  # as in `Tracker`
-        raise AlnError(f"MLflow at {uri} cannot be used: {str(error).splitlines()[0]}") from error
+        raise AlnError(shown(f"MLflow at {uri} cannot be used: {str(error).splitlines()[0]}")) from error
 
 
 def _alone(uri: str) -> AbstractContextManager[object]:
@@ -111,7 +116,7 @@ class Tracker:
                 found = self.client.get_experiment_by_name(experiment)
                 self.experiment_id = found.experiment_id if found else self._create()
         except Exception as error:  # MLflow lets the errors of database drivers and HTTP clients through
-            raise AlnError(f"MLflow at {self.uri} cannot be used: {str(error).splitlines()[0]}") from error
+            raise AlnError(shown(f"MLflow at {self.uri} cannot be used: {str(error).splitlines()[0]}")) from error
         self._commit = _git_commit()
         self._began = 0
 
@@ -152,7 +157,7 @@ class Tracker:
         if waiting:
             kept = f" and is kept in {self._path}" if self._path else ""
             reason = f" ({self._writer.away})" if self._writer.away else ""
-            said.append(f"MLflow at {self.uri} cannot be written to{reason}: it lacks {waiting} entries{kept}")
+            said.append(f"MLflow at {shown(self.uri)} cannot be written to{reason}: it lacks {waiting} entries{kept}")
         if refused:
             said.append(f"MLflow refused {len(refused)} entries: {refused[0]}")
         return "; ".join(said)
