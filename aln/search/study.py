@@ -12,7 +12,7 @@ import math
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Study:
         self._plan = plan
         self._objectives = plan.sweep.objectives
         self._waiting: deque[TrialRecord] = deque()
-        self._with_baselines = False
+        self._handed_out: set[str] = set()
         self._ids: dict[str, int] = {}
         self._asked = self._failures = self._unfinished = 0
         self.trained, self._reached = 0.0, ""
@@ -69,6 +69,7 @@ class Study:
                 self._recall(study, trial)
         self._spent, self._opened = float(self._searched.user_attrs.get("spent", 0.0)), time.monotonic()
         self._spent_noted = self._spent
+        self._with_baselines = all(rule in self.points for rule in plan.sweep.baselines)
         # The generators of samplers begin anew in each process, but must not repeat themselves.
         self._searched.sampler = make_sampler(plan.sweep, begin=self._asked)
         self._pruner = make_pruner(plan.sweep, plan.base.epochs)
@@ -132,10 +133,14 @@ class Study:
             self._begin_baselines()
         if not self._waiting and self._asked < self._plan.sweep.trials:
             self._suggest()
-        return self._waiting.popleft() if self._waiting else None
+        if not self._waiting:
+            return None
+        self._handed_out.add(self._waiting[0].label)
+        return self._waiting.popleft()
 
     def again(self, record: TrialRecord) -> None:
         """A training that was to begin did not: it is next."""
+        self._handed_out.discard(record.label)
         self._waiting.appendleft(record)
 
     @property
@@ -151,9 +156,8 @@ class Study:
 
     def _begin_baselines(self) -> None:
         self._with_baselines = True
-        known = {point.label for point in self.points.values() if point.baseline}
         for rule in self._plan.sweep.baselines:
-            if rule not in known:
+            if rule not in self.points:
                 trial = self._baselines.ask()
                 self._waiting.extend(self._name(self._baselines, trial._trial_id, rule, {}))
 
@@ -202,16 +206,22 @@ class Study:
         """Keeps the epoch that the record holds; says whether the training is to be stopped early."""
         trial, point = self._ids[record.of], self.points[record.of]
         self.trained += record.metrics.get("epoch_seconds", 0.0)
+        pruner = None if point.baseline or record.repetition else self._pruner
+        if pruner is not None:
+            metric = self._objectives[0].metric
+            value = math.nan if record.metrics.get("diverged") else record.metrics.get(metric, math.nan)
+            self._storage.set_trial_intermediate_value(trial, record.epoch, value)
+        # After the value: an epoch that the record holds is not reported again if the process dies between the two.
         self._keep(record)
         if self.spent > self._spent_noted + _SPENT_SECONDS:
             self._note_spent()
-        if point.baseline or record.repetition or self._pruner is None:
+        if not point.baseline and point.status == "diverged":  # another of its trainings
+            return True
+        if pruner is None:
             return False
-        value = math.nan if record.metrics.get("diverged") else record.metrics.get(self._objectives[0].metric, math.nan)
-        self._storage.set_trial_intermediate_value(trial, record.epoch, value)
         if record.epoch >= record.epochs or record.metrics.get("diverged"):
             return False
-        return self._pruner.prune(self._searched, self._storage.get_trial(trial))
+        return pruner.prune(self._searched, self._storage.get_trial(trial))
 
     def end(self, record: TrialRecord, status: Status, error: str = "") -> None:
         """Keeps how a training ended. If it was its point's last, the sampler hears of the point."""
@@ -219,14 +229,21 @@ class Study:
         self._keep(record)
         point = self.points[record.of]
         if status == "completed" or point.baseline:
-            if any(other.status == "running" for other in point.records):
-                first = record.repetition == 0 and not point.baseline
-                self._waiting.extendleft(reversed(point.records[1:]) if first else ())
-                return
-        else:  # more of the same is not worth training
-            point.records[:] = [other for other in point.records if other.status != "running" or other is record]
+            first = record.repetition == 0 and not point.baseline
+            self._waiting.extendleft(reversed(point.records[1:]) if first else ())
+        else:  # more of the same is not worth training; what trains already says its own end
+            self._forget(point, self._handed_out)
+        if any(other.status == "running" for other in point.records):
+            return
         self._tell(point)
         self._note_spent()
+
+    def _forget(self, point: Point, but: Collection[str] = ()) -> None:
+        """Gives up a point's trainings that have not ended, but for those with these labels."""
+        for record in [r for r in point.records if r.status == "running" and r.label not in but]:
+            point.records.remove(record)
+            del self.records[record.label]
+        self._waiting = deque(record for record in self._waiting if record.label in self.records)
 
     def _keep(self, record: TrialRecord) -> None:
         self._storage.set_trial_user_attr(self._ids[record.of], f"training{record.repetition}", record.plain())
@@ -298,12 +315,12 @@ class Study:
             record.error, record.restarts = kept.get("error", ""), kept.get("restarts", 0)
             self.trained += record.metrics.get("train_seconds", 0.0)
         if trial.state.is_finished():
-            point.records[:] = [record for record in point.records if record.status != "running"]
+            self._forget(point)
             self._finished(point)
             return
         first = point.records[0]
         if point.status != "running":  # its process died between the two
-            point.records[:] = [record for record in point.records if record.status != "running"]
+            self._forget(point)
             self._tell(point)
         elif point.baseline or first.status != "running":
             self._waiting.extend(record for record in point.records if record.status == "running")
