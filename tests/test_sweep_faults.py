@@ -74,8 +74,10 @@ class Fated(LearningRule):
         if self.fate.startswith("slow") and not (HERE / "hurry").exists():
             time.sleep(0.1)
 """
-LATE = [f"late{tenths}" for tenths in (0, 0.1, 0.4, 1, 2)]
-FATES = ["sound", "starved", "raises", "hangs", "diverges", "exits", "silent", "shot", "holds", *LATE, "sound again"]
+# Each kills its process a moment after its last step. With others between them no trial meets more such processes than
+# it has restarts.
+AFTER = ["late0", "sound b", "late0.1", "sound c", "late0.4", "sound d", "late1", "sound again"]
+FATES = ["sound", "starved", "raises", "hangs", "diverges", "exits", "silent", "shot", "holds", *AFTER]
 SETTINGS = [*TINY, f"run.epochs={EPOCHS}", "run.checkpoint={every: 2}", "sampler=grid", "baselines=[]"]
 SETTINGS += ["scheduler=none"]
 
@@ -110,7 +112,7 @@ def fated(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Simple
     """A sweep in which everything happens once, and one process is killed from outside."""
     folder = tmp_path_factory.mktemp("fated")
     shutil.copy(empty_store, folder / "mlflow.db")
-    process = SweepProcess(folder, *begin(folder, FATES), f"stall_timeout={STALL}", "restarts=2")
+    process = SweepProcess(folder, *begin(folder, FATES), f"stall_timeout={STALL}", "restarts=3")
     assert process.wait_until((folder / "pid").exists), process.out
     os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
     end = process.wait()
@@ -129,7 +131,7 @@ SAID = {
     "raises": ("failed", ["ValueError: a rule with a bug", "my_lab.py"]),
     "hangs": ("timed out", [f"no step for {STALL} s", "time.sleep(1e6)", "my_lab.py"]),
     "holds": ("timed out", ["most recent call first", "my_lab.py", "no thread got a turn"]),
-    "starved": ("failed", ["its process died 3 times, the last time so:"]),
+    "starved": ("failed", ["its process died 4 times, the last time so:"]),
     "silent": ("failed", ["SystemExit", "my_lab.py"]),
 }
 
@@ -164,7 +166,7 @@ def test_a_process_that_dies_is_replaced_and_its_training_goes_on(fated: SimpleN
     assert trial.losses == fated.trials["sound"].losses
 
 
-@pytest.mark.parametrize("fate", ["sound", "sound again", *LATE])
+@pytest.mark.parametrize("fate", ["sound", *AFTER])
 def test_what_befalls_a_process_between_two_trials_harms_neither(fated: SimpleNamespace, fate: str) -> None:
     """Each of these comes before or after one whose process died, some in the moment of passing on."""
     trial = fated.trials[fate]
