@@ -22,7 +22,8 @@ SWEEP = (
 )
 # Ray's heads wait for a silent host for more than a minute unless told otherwise.
 IMPATIENT = """
-export LANG=C.UTF-8 RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=3
+export LANG=C.UTF-8
+export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=3
 """
 ADDRESSES = {"head": "10.77.0.10", "one": "10.77.0.11", "two": "10.77.0.12"}
 
