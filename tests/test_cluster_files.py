@@ -21,6 +21,8 @@ each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 
 KINDS = {"cluster.yaml": "aws", "cluster.local.yaml": "local"}
 
+SMALL = ["--set", "run.model={name: mlp, width: 8}"]
+
 # Commands may listen on, and the driver speak to, these alone.
 LOOPBACK = {"127.0.0.1", "localhost"}
 SECRETS = [
@@ -108,7 +110,7 @@ def test_what_they_sync_is_all_that_a_sweep_needs(tmp_path: Path) -> None:
             shutil.copy(REPOSITORY / source, place)
     subprocess.run(["make", "--dry-run", "cluster"], cwd=tmp_path, check=True, capture_output=True)
     environment = {**os.environ, "PYTHONPATH": ""}
-    command = [sys.executable, "-m", "aln.sweep", "search_spaces/information.yaml", "--dry-run"]
+    command = [sys.executable, "-m", "aln.sweep", "search_spaces/information.yaml", "--dry-run", *SMALL]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"Results go to {tmp_path}/results/" in done.stdout

@@ -20,10 +20,11 @@ SWEEP = (
     f"max_concurrent=5 scheduler.name=none run.epochs={EPOCHS} 'run.model={{name: mlp, width: 16}}' "
     "run.optimizer.lr=0.005 run.checkpoint.every=1 run.alignment.every=0 storage=$ALN_STORAGE"
 )
-# Ray's heads wait for a silent host for more than a minute unless told otherwise.
+# A head waits for a silent host, and a host for a silent head, for a minute and more unless told otherwise.
 IMPATIENT = """
-export LANG=C.UTF-8 RAY_health_check_period_ms=1000
-export RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=3
+export LANG=C.UTF-8
+export RAY_gcs_rpc_server_reconnect_timeout_s=30
+export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=3
 """
 ADDRESSES = {"head": "10.77.0.10", "one": "10.77.0.11", "two": "10.77.0.12"}
 
