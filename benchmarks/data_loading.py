@@ -9,6 +9,8 @@ What is counted is CPU time, which others on the machine disturb least; a rate i
   these pictures by these kernels can go below.
 - loader: everything that a loader process does for the images of an epoch: find, read, verify, decode, draw random
   numbers, crop, resize, put into shared memory, hand over. All CPU time of the process, whichever thread spends it.
+- alone: class folders again, but the training process only takes the images over, as with a GPU, and does not disturb
+  the loader's caches with its own arithmetic.
 - finish: all that the training process does on a CPU until the batch is there as float: take over, copy, standardise,
   distort colours. On a GPU the arithmetic is the device's.
 
@@ -39,6 +41,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from example_images import jpeg, write
 from rich.console import Console
@@ -49,7 +52,9 @@ from aln.command import guarded
 from aln.data import imagenet
 from aln.data.decoding import decode, device_decoder
 from aln.data.encoded import Encoded
+from aln.data.loading import CHUNK, Request
 from aln.data.preparation import PREPARATIONS, random_numbers
+from aln.data.source import SplitName
 from aln.errors import AlnError
 
 BATCH = 64
@@ -122,8 +127,19 @@ def loader_variants(roots: dict[str, Path], cache: Path) -> list[Variant]:
         source = imagenet(root=str(root), preparation=preparation, cache=stored, loaders=1)  # type: ignore[arg-type]
         consume(source, "train")  # starts the process
         loaders = [p.pid for p in multiprocessing.active_children() if p.pid and p.pid not in before]
+        if name == "folders":
+            found += [Variant("alone", preparation, mode, partial(drain, source, mode), loaders) for mode in MODES]
         found += [Variant(name, preparation, mode, partial(consume, source, mode), loaders) for mode in MODES]
     return found
+
+
+def drain(source: Encoded, mode: str) -> None:
+    """Takes over what the loader prepares for an epoch, and leaves it at that."""
+    split: SplitName = "train" if mode == "train" else "test"
+    places = np.arange(len(source.parts[split]))
+    seed = 0 if mode == "train" else None
+    for _ in source.loader.run(Request(split, places[a : a + CHUNK], seed, a) for a in range(0, len(places), CHUNK)):
+        pass
 
 
 def consume(source: Encoded, mode: str) -> None:

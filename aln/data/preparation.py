@@ -25,9 +25,9 @@ AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 _TRIES = 10
 _NUMBERS = 4 * _TRIES + 1 + 4  # boxes, flip, colours
 _COUNTS = -(-_NUMBERS // 4)  # Philox gives four numbers a count
-# So many images are finished at a time on a CPU: what is made on the way stays in its cache, and in memory that the
-# process has already; fresh pages for a large batch cost more than the arithmetic.
-_AT_ONCE = 4
+# So many images are finished at a time on a CPU: what is made on the way stays in its cache, leaves the loaders theirs,
+# and needs no fresh memory, whose pages cost more than the arithmetic.
+_AT_ONCE = 2
 
 
 class Box(NamedTuple):
