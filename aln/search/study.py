@@ -232,17 +232,21 @@ class Study:
     def report(self, record: TrialRecord) -> bool:
         """Keeps the epoch that the record holds; says whether the training is to be stopped early."""
         trial, point = self._ids[record.of], self.points[record.of]
+        pruner = None if point.baseline or record.repetition else self._pruner
+        if pruner is not None:
+            metric = self._objectives[0].metric
+            value = math.nan if record.metrics.get("diverged") else record.metrics.get(metric, math.nan)
+            self._storage.set_trial_intermediate_value(trial, record.epoch, value)
+        # After the value: an epoch that the record holds is not reported again if the process dies between the two.
         self.trained += record.metrics.get("epoch_seconds", 0.0)
         self._keep(record)
         if self.spent - self._noted > _SPENT_SECONDS:
             self._note_spent()
-        if point.baseline or record.repetition or self._pruner is None:
+        if not point.baseline and point.status == "diverged":  # another of its trainings
+            return True
+        if pruner is None or record.epoch >= record.epochs or record.metrics.get("diverged"):
             return False
-        value = math.nan if record.metrics.get("diverged") else record.metrics.get(self._objectives[0].metric, math.nan)
-        self._storage.set_trial_intermediate_value(trial, record.epoch, value)
-        if record.epoch >= record.epochs or record.metrics.get("diverged"):
-            return False
-        return self._pruner.prune(self._searched, self._storage.get_trial(trial))
+        return pruner.prune(self._searched, self._storage.get_trial(trial))
 
     def end(self, record: TrialRecord, status: Status, error: str = "") -> None:
         """Keeps how a training ended. If it was its point's last, the sampler hears of the point."""
