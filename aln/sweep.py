@@ -88,7 +88,8 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     try:
         outcome = run_sweep(plan, console, BEGAN, resume=bool(options.resume))
     except KeyboardInterrupt:
-        _show_how_to_go_on(plan, console)
+        if folder.is_described():
+            _show_how_to_go_on(plan, console)
         raise
     _show_outcome(plan, outcome, console)
     return 130 if outcome.interrupted else 0 if outcome.best else 1
@@ -106,7 +107,8 @@ def _begun(options: argparse.Namespace) -> tuple[str, SweepFolder, SweepConfig, 
         name = check_name(options.name)
     folder = SweepFolder(sweep.storage, name)
     if folder.path.exists():
-        message = f"is '{name}', but {folder.path} exists; go on with it by --resume {name}, or choose another name"
+        again = f"go on with it by --resume {name}, or " if folder.is_described() else ""
+        message = f"is '{name}', but {folder.path} exists; {again}choose another name"
         raise ConfigError([Problem(key="--name", message=message)])
     return name, folder, sweep, base, space
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,10 @@ class SweepFolder:
         self._write(SPACE, dump(space.plain()))
         self.describe(sweep)
 
+    def is_described(self) -> bool:
+        """Whether there is what a sweep can be resumed from."""
+        return (self.path / SWEEP).exists()
+
     def describe(self, sweep: SweepConfig) -> None:
         """Describes how the sweep searches from now on."""
         self._write(SWEEP, sweep.to_yaml())
@@ -55,10 +60,14 @@ class SweepFolder:
     def documents(self) -> tuple[Document, Document]:
         """How sweep and search space were described. Raises `ConfigError` if there is no such sweep.
 
-        Brings here what only the URL has, because another machine ran the sweep.
+        Brings here what only the URL has, because another machine ran the sweep, and refuses what is here if another
+        machine has gone on from it.
         """
         if self.remote is not None and not self.path.exists():
             self._fetch(self.remote)
+        elif self.remote is not None and not self._goes_on(self.remote):
+            message = f"is '{self.path.name}', but another machine has gone on with it: move {self.path} away first"
+            raise ConfigError([Problem(key="--resume", message=message)])
         missing = [name for name in (SWEEP, SPACE) if not (self.path / name).exists()]
         if missing:
             message = f"is '{self.path.name}', but {self.path} holds no sweep ({', '.join(missing)} missing)"
@@ -71,7 +80,7 @@ class SweepFolder:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Keeps every other process from running the sweep meanwhile. Raises `SweepError` if one has it."""
+        """Keeps other processes on this folder from running the sweep meanwhile. Raises `SweepError` if one does."""
         lock = FileLock(self.path / _LOCK)
         try:
             lock.acquire(timeout=0)
@@ -98,8 +107,12 @@ class SweepFolder:
         over = threading.Event()
 
         def copy_now_and_then() -> None:
-            while not over.wait(_SECONDS_BETWEEN_COPIES):
+            pause = _SECONDS_BETWEEN_COPIES
+            while not over.wait(pause):
+                began = time.monotonic()
                 copies.make()
+                # A long study is copied less often: it shall not take more than a twentieth of the time.
+                pause = max(_SECONDS_BETWEEN_COPIES, 20 * (time.monotonic() - began))
 
         thread = threading.Thread(target=copy_now_and_then, name="sweep-copies", daemon=True)
         copies.make()
@@ -110,6 +123,15 @@ class SweepFolder:
             over.set()
             thread.join()
             copies.make()
+
+    def _goes_on(self, remote: str) -> bool:
+        """Whether the study here begins with what the copy holds; both are only ever added to."""
+        storage, here = open_storage(remote), self.path / STUDY
+        if not storage.exists(STUDY):
+            return True
+        copy = storage.read(STUDY)
+        whole = copy[: copy.rfind(b"\n") + 1]  # it may end within a line
+        return here.exists() and here.read_bytes().startswith(whole)
 
     def _fetch(self, remote: str) -> None:
         """Brings the copies here. What there is of the sweep is there wholly, or the folder is not."""
@@ -144,9 +166,9 @@ class _Copies:
     def make(self) -> None:
         """Copies what has changed. A store that does not answer is asked again next time."""
         contents = {name: (self._folder / name).read_bytes() for name in _COPIED if (self._folder / name).exists()}
-        if not self._settled():
-            contents.pop(STUDY, None)
         try:
+            if not self._settled():
+                contents.pop(STUDY, None)
             for name, content in contents.items():
                 digest = hashlib.sha256(content).digest()
                 if self._copied.get(name) != digest:

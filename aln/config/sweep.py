@@ -79,7 +79,7 @@ class SweepConfig(Section):
         trials: suggested trials, baselines not counted.
         seeds: each point is trained so many times, with the run's seed and those after it; the mean is optimised.
         warm_start: sweeps or MLflow experiments whose trials the sampler knows from the beginning.
-        max_failures: the sweep ends after so many failed trials; never if null.
+        max_failures: the sweep ends after more failed trials than that; never if null.
         restarts: how often a trial whose process died is started again from its last checkpoint.
         stall_timeout: seconds without a step after which a trial is ended as timed out, ten times that before its first
             step; never if null. Of trials by several workers only epochs are seen.

@@ -10,7 +10,7 @@ from typing import Any
 
 from aln.checkpoint_folder import CheckpointFolder
 from aln.config import parse_run
-from aln.errors import ConfigError
+from aln.errors import ConfigError, StorageError
 from aln.search.plan import SweepPlan
 from aln.search.records import Status, TrialRecord
 from aln.search.stall import last_words, stall_note
@@ -58,14 +58,19 @@ class Bookkeeper:
         record = None if self._study.over() else self._study.next()
         if record is None:
             return None
-        self._placed.add(record.label)
         if self._resumed:
-            CheckpointFolder(self._plan.checkpoints(record.label)).forget_after(record.epoch)
+            try:
+                CheckpointFolder(self._plan.checkpoints(record.label)).forget_after(record.epoch)
+            except StorageError as error:
+                self._end(record, "failed", str(error))
+                return self.next()
+        self._placed.add(record.label)
         return {
             "label": record.label,
             "run": self.content(record),
             "checkpoints": self._plan.checkpoints(record.label),
             "stall_timeout": self._plan.sweep.stall_timeout,
+            "stall_note": str(stall_note(self._plan.folder, record.label)),
         }
 
     def content(self, record: TrialRecord) -> dict[str, Any]:
@@ -168,7 +173,7 @@ class Bookkeeper:
         record = self._study.records[label]
         if record.status != "running":
             return
-        if stacks := last_words(stall_note(self._plan.checkpoints(label))):
+        if stacks := last_words(stall_note(self._plan.folder, label)):
             self._end(record, "timed out", stacks)
         else:
             times = "once" if not record.restarts else f"{record.restarts + 1} times"

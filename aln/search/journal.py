@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from bisect import insort
 from collections import deque
 from collections.abc import Container, Sequence
@@ -117,9 +118,15 @@ class _Alone:
 
 
 def _mend(path: Path) -> None:
-    """Takes away a last line that was not written to its end, onto which the next would be appended."""
+    """Takes away a last line that was not written to its end, onto which the next would be appended, or was."""
     if not path.exists():
         return
     with path.open("rb+") as file:
-        whole = file.read()
-        file.truncate(whole.rfind(b"\n") + 1)
+        content = file.read()
+        content = content[: content.rfind(b"\n") + 1]
+        last = content[content.rfind(b"\n", 0, -1) + 1 :]
+        try:
+            json.loads(last or b"{}")
+        except ValueError:
+            content = content[: -len(last)]
+        file.truncate(len(content))

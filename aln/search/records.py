@@ -75,7 +75,7 @@ class Point:
 
     @property
     def status(self) -> Status:
-        """How it ended: as its trainings did, or as the worst of them."""
+        """How it ended: as its trainings did. One that failed beside others that completed is left out."""
         statuses = [record.status for record in self.records]
         order: tuple[Status, ...] = ("diverged", "running", "interrupted", "stopped", "completed", *ENDED_BADLY)
         return next((status for status in order if status in statuses), "running")
@@ -90,11 +90,6 @@ class Point:
         """Mean of a metric over the usable trainings; None if one of them lacks it, or there is none."""
         values = [record.metrics.get(metric, math.nan) for record in self.usable]
         return statistics.fmean(values) if values and all(map(math.isfinite, values)) else None
-
-    def deviation(self, metric: str) -> float | None:
-        """Standard deviation of a metric over the usable trainings; None for fewer than two."""
-        values = [record.metrics.get(metric, math.nan) for record in self.usable]
-        return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
     def objectives(self, objectives: Sequence[Objective]) -> list[float] | None:
         """What the search ranks by; None if that is not known."""

@@ -49,4 +49,4 @@ def make_pruner(sweep: SweepConfig, epochs: int) -> BasePruner | None:
             return SuccessiveHalvingPruner(min_resource=scheduler.grace, reduction_factor=reduction)
         if scheduler.name == "hyperband":
             return HyperbandPruner(min_resource=scheduler.grace, max_resource=epochs, reduction_factor=reduction)
-        return MedianPruner(n_startup_trials=sweep.sampler.startup, n_warmup_steps=scheduler.grace)
+        return MedianPruner(n_startup_trials=scheduler.startup, n_warmup_steps=scheduler.grace)

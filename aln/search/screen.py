@@ -50,7 +50,7 @@ class Screen:
         self._standing.changed(record, self._study.points[record.of])
         if self._live is None:
             if record.status != "running":
-                self._console.print(self._line(record), highlight=False, soft_wrap=True)
+                self._console.print(self._line(record), highlight=False, soft_wrap=True, markup=False)
         elif time.monotonic() >= self._next_drawing:
             began = time.thread_time()
             self._live.update(self._table(), refresh=True)

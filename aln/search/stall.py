@@ -106,6 +106,6 @@ def _stacks() -> str:
     return "\n".join(parts)
 
 
-def stall_note(checkpoints: str) -> Path:
-    """Where the last words of a training are, whatever machine it was on: beside its checkpoints."""
-    return Path(checkpoints).parent / "stalled.txt"
+def stall_note(folder: Path, label: str) -> Path:
+    """Where the last words of a training are, in the sweep's folder: known to its driver if both share a disk."""
+    return folder / "trials" / label / "stalled.txt"

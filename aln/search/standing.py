@@ -75,7 +75,9 @@ class Standing:
         """Trainings that there will be, if no point is given up before it was repeated."""
         sweep, seen = self._plan.sweep, len(self._trainings)
         searched = seen - len(self.baselines)
-        return self._begun + sweep.seeds * (self._plan.trials - searched + len(sweep.baselines) - len(self.baselines))
+        return self._begun + sweep.seeds * max(
+            0, self._plan.trials - searched + len(sweep.baselines) - len(self.baselines)
+        )
 
     @property
     def ranked(self) -> list[Point]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from aln.build import build_model, load_data
@@ -96,7 +97,11 @@ def _run(
     known: Sequence[KnownTrial],
 ) -> SweepOutcome:
     def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def close_tracker() -> None:
+        if missing := tracker.close():
+            say(missing)
 
     study = Study(plan)
     if resume and "learned" not in study.notes():  # its first process died before
@@ -113,14 +118,18 @@ def _run(
             folder.describe(plan.sweep)
             _say_what_is_there(study, folder, parent, console)
         _describe(plan, parent)
-        with folder.copied(lambda: not tracker.drain(10.0), say):
+        with folder.copied(lambda: tracker.delivered(10.0), say):
             if not bookkeeper.finished:
                 with screen:
                     tune_trials(plan, concurrent, bookkeeper)
             ended = study.over()
             interrupted = not ended and not study.complete
             bookkeeper.interrupt()
-            best, front, tested = _conclude(plan, study, tracker, parent, bookkeeper)
+            best, front, tested = _conclude(plan, study, parent, bookkeeper)
+            try:
+                _draw(plan, study, tracker, parent, bookkeeper)
+            except MlflowException as error:  # the sweep does not depend on it
+                say(f"No plots: MLflow does not answer ({str(error).splitlines()[0]}). --resume draws them.")
         seconds = time.perf_counter() - began
         share = (study.trained - trained_before) / (concurrent * seconds)
         if share:
@@ -130,11 +139,11 @@ def _run(
         status = "interrupted"
         raise
     finally:
-        bookkeeper.interrupt()
-        study.close()
-        parent.finish(status)
-        if missing := tracker.close():
-            say(missing)
+        with ExitStack() as last:  # each of them, whatever becomes of the others
+            last.callback(close_tracker)
+            last.callback(lambda: parent.finish(status))
+            last.callback(study.close)
+            last.callback(bookkeeper.interrupt)
     return SweepOutcome(
         best=best,
         points=list(study.points.values()),
@@ -156,7 +165,9 @@ def _say_what_is_there(study: Study, folder: SweepFolder, parent: TrackedRun, co
     console.print(f"{ended} of its trainings have ended{again}.", highlight=False, soft_wrap=True)
     if changed := folder.changed_code():
         named = ", ".join(changed[:6]) + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
-        console.print(f"Code has changed since the sweep began: {named}.", highlight=False, soft_wrap=True)
+        console.print(
+            f"Code has changed since the sweep began: {named}.", highlight=False, soft_wrap=True, markup=False
+        )
         parent.tag(code_changed=named)
 
 
@@ -169,9 +180,9 @@ def _describe(plan: SweepPlan, parent: TrackedRun) -> None:
 
 
 def _conclude(
-    plan: SweepPlan, study: Study, tracker: Tracker, parent: TrackedRun, bookkeeper: Bookkeeper
+    plan: SweepPlan, study: Study, parent: TrackedRun, bookkeeper: Bookkeeper
 ) -> tuple[Point | None, list[Point], dict[str, float]]:
-    """Tests the best point and the baselines, draws, and writes what was found: the best, the front, the tests."""
+    """Tests the best point and the baselines, and writes what was found: the best, the front, the tests."""
     points, objectives = list(study.points.values()), plan.sweep.objectives
     best = best_point(points, objectives[0])
     front = pareto_front(points, objectives) if len(objectives) > 1 else []
@@ -183,11 +194,16 @@ def _conclude(
         _summarise(study, parent, found | {f"test_top1/{label}": value for label, value in tested.items()})
         parent.artifact(_write_best(plan, bookkeeper, best.usable[0]))
         parent.note(f"Best trial **{best.label}**: {format_point(best.values)}")
-    tracker.drain()
-    runs, folder = _of_this_sweep(tracker, parent, study, bookkeeper), plan.folder / "plots"
-    for file in draw_sweep(runs, tracker, plan.space, objectives[0].metric, objectives[0].mode, folder):
-        parent.artifact(file, "plots")
     return best, front, tested
+
+
+def _draw(plan: SweepPlan, study: Study, tracker: Tracker, parent: TrackedRun, bookkeeper: Bookkeeper) -> None:
+    """Draws what MLflow has of the sweep."""
+    tracker.drain()
+    objective, folder = plan.sweep.objectives[0], plan.folder / "plots"
+    runs = _of_this_sweep(tracker, parent, study, bookkeeper)
+    for file in draw_sweep(runs, tracker, plan.space, objective.metric, objective.mode, folder):
+        parent.artifact(file, "plots")
 
 
 def _of_this_sweep(tracker: Tracker, parent: TrackedRun, study: Study, bookkeeper: Bookkeeper) -> list[Run]:

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -14,7 +15,7 @@ from aln.config import RunConfig, parse_run
 from aln.engine import EpochResult
 from aln.errors import AlnError
 from aln.job import Job, checkpoints_of
-from aln.search.stall import StallWatch, last_words, stall_note
+from aln.search.stall import StallWatch, last_words
 from aln.worker_group import warm_group
 
 
@@ -31,7 +32,7 @@ def run_trial(assignment: dict[str, Any]) -> None:
     """
     # A thread that Tune ends in the midst of a report may have files to close before the process has the next one.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
-    note = stall_note(assignment["checkpoints"])
+    note = Path(assignment["stall_note"])
     if stacks := last_words(note):
         note.unlink()
         _end("timed out", stacks)

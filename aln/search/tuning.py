@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from ray import tune
-from ray.tune import Callback, Stopper
+from ray.tune import Callback, Stopper, TuneError
 from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from aln.cluster import has_many_machines, joined_cluster, require_shared
-from aln.errors import SweepError
+from aln.errors import AlnError, SweepError
 from aln.search.bookkeeper import Bookkeeper
 from aln.search.plan import SweepPlan
 from aln.search.trial import run_trial
@@ -69,9 +69,14 @@ class _Verdicts(_Here, Stopper):
     def __init__(self, bookkeeper: Bookkeeper, labels: dict[str, str]) -> None:
         super().__init__(bookkeeper)
         self._labels = labels
+        self.failed: AlnError | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self._bookkeeper.reported(self._labels[trial_id], result)
+        try:
+            return self._bookkeeper.reported(self._labels[trial_id], result)
+        except AlnError as error:  # Tune makes a traceback of it
+            self.failed = error
+            raise
 
     def stop_all(self) -> bool:
         return self._bookkeeper.over()
@@ -151,6 +156,7 @@ def tune_trials(
         train: what a process does with an assignment (`Bookkeeper.next`), reporting as `run_trial` does.
     """
     labels: dict[str, str] = {}
+    verdicts = _Verdicts(bookkeeper, labels)
     # Where all machines write, if there are several.
     scratch = f"{plan.root if has_many_machines() else plan.folder}/{_SCRATCH}"
     tuner = tune.Tuner(
@@ -166,7 +172,7 @@ def tune_trials(
         run_config=tune.RunConfig(
             name="trials",
             storage_path=scratch,
-            stop=_Verdicts(bookkeeper, labels),
+            stop=verdicts,
             callbacks=[_Watch(bookkeeper, labels)],
             failure_config=tune.FailureConfig(max_failures=plan.sweep.restarts),
             verbose=0,
@@ -174,6 +180,10 @@ def tune_trials(
     )
     try:
         tuner.fit()
+    except TuneError:
+        if verdicts.failed is None:
+            raise
+        raise verdicts.failed from None
     finally:
         shutil.rmtree(plan.folder / _SCRATCH, ignore_errors=True)
 

@@ -162,6 +162,10 @@ class Tracker:
             said.append(f"MLflow refused {len(refused)} entries: {refused[0]}")
         return "; ".join(said)
 
+    def delivered(self, seconds: float) -> bool:
+        """Whether MLflow has all that it will take, for which this waits at most so many seconds."""
+        return not self._writer.drain(seconds)
+
     def close(self, seconds: float = 60.0) -> str:
         """Ends the writing after a last `drain`, whose answer it gives; what waits stays in the spool."""
         missing = self.drain(seconds)

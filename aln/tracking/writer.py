@@ -34,6 +34,8 @@ _ENTRIES_AT_ONCE = 2000
 _LONGEST_PAUSE = 30.0
 # What MLflow would answer again and again. Everything else may be a matter of time.
 _PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
+# But of what MLflow calls bad requests some is a database that restarts.
+_PASSING = ("InterfaceError", "QueuePool limit", "PendingRollbackError")
 
 T = TypeVar("T")
 
@@ -121,7 +123,7 @@ class Writer:
             else:
                 self._act(known, entries[0])
         except MlflowException as error:
-            if error.error_code not in _PERMANENT:
+            if error.error_code not in _PERMANENT or any(name in str(error) for name in _PASSING):
                 raise
             if len(entries) > 1:
                 for entry in entries:

@@ -1,5 +1,7 @@
 """How much of a long study Optuna looks at, and what of it is kept."""
 
+from pathlib import Path
+
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -93,3 +95,15 @@ def test_a_line_cut_short_is_taken_away(tmp_path):
     assert numbers(again) == [0]
     assert path.read_bytes().startswith(whole)
     assert numbers(opened(tmp_path)[1]) == [0]
+
+
+@pytest.mark.parametrize("torn", ['{"op_code": 4, "wor', '{"op_code": 4, "wor{"op_code": 8}\n'])
+def test_a_line_that_was_not_written_to_its_end_goes(tmp_path: Path, torn: str) -> None:
+    """Nor what was appended to it before the process ended."""
+    path = tmp_path / "study.log"
+    optuna.create_study(storage=journal.Journal(path), study_name="a")
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn.encode())
+    storage = journal.Journal(path)
+    assert path.read_bytes() == whole
+    assert [study.study_name for study in storage.get_all_studies()] == ["a"]

@@ -82,3 +82,8 @@ def test_a_running_training_says_how_long_it_goes_on(plan):
     out = shown(plan, True, trial("000", "running", 50.0))
     row = [line for line in out.splitlines() if line.startswith("│ 000")][-1]
     assert row.split("│")[-2].strip() == "0:00:03"  # two of four epochs took three seconds
+
+
+def test_an_error_with_brackets_is_printed_as_it_is(plan):
+    failed = trial("000", "failed", error="Traceback\nValueError: x is [batch, 3], in [/data/x]")
+    assert shown(plan, False, failed).endswith("ValueError: x is [batch, 3], in [/data/x]\n")

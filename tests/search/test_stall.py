@@ -22,7 +22,7 @@ def tell(text):
 def hang_here():
     {body}
 
-with StallWatch({seconds}, tell, stall_note("{checkpoints}")) as watch:
+with StallWatch({seconds}, tell, stall_note(Path("{folder}"), "000")) as watch:
     {before}
     hang_here()
 print("ended well")
@@ -31,12 +31,11 @@ print("ended well")
 
 def run(folder: Path, body: str, seconds: float | None, before: str = "watch.moved()") -> tuple[int, str, str]:
     """Exit code of the process, what it printed, and its last words."""
-    checkpoints = str(folder / "trials/000/checkpoints")
-    program = PROGRAM.format(body=body, seconds=seconds, checkpoints=checkpoints, before=before)
+    program = PROGRAM.format(body=body, seconds=seconds, folder=folder, before=before)
     command = [sys.executable, "-c", program]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, last_words(stall_note(checkpoints))
+    return done.returncode, done.stdout, last_words(stall_note(folder, "000"))
 
 
 def test_a_thread_that_hangs_is_told_of_and_the_process_ends_whatever_is_answered(tmp_path: Path) -> None:

@@ -117,7 +117,6 @@ def test_points_are_repeated_and_their_mean_is_told(tmp_path: Path) -> None:
     ]
     point = study.points["000"]
     assert point.mean("val_top1") == 63
-    assert point.deviation("val_top1") == 3
     assert [trial.value for trial in told(plan)] == [63, 63]
     assert [study._plan.content(point.values, r.repetition)["seed"] for r in point.records] == [0, 1, 2]
 
