@@ -113,7 +113,7 @@ def test_a_training_that_ends_badly_says_why(
         label = book.begin()
         # The process of one that timed out is about to end itself.
         assert book.end(label, status, error) == (status != "timed out")
-        assert book.end(label, status, error)  # whoever says it twice is told to go on, nothing else
+        assert book.end(label, status, error) == (status != "timed out")  # said twice it changes nothing
         assert book.seen == [(label, "running"), (label, status)]
     run = runs()[label]
     assert (run.data.tags["status"], run.info.status) == (status, ended)
