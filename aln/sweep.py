@@ -277,7 +277,7 @@ def memory_lines(cost: Cost, resources: Resources, at_once: int, machine: int) -
     if each and machine:
         room = machine // each
         lines.append(
-            f"One takes about {memory.in_words(each)} of {memory.in_words(machine)} of memory: {room} would fit."
+            f"One takes about {memory.in_words(each)} of {memory.in_words(machine)} of memory, which would hold {room}."
         )
         if at_once > room:
             lines.append(
@@ -315,18 +315,27 @@ def _show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> N
         console.print(f"  {label:<17}  {value}", highlight=False, soft_wrap=True)
 
     if outcome.best is None:
-        console.print("[bold]No searched trial trained: every one diverged or failed.[/bold]")
+        unfinished = any(point.status == "interrupted" for point in outcome.points if not point.baseline)
+        none = "No searched trial has ended well yet." if unfinished else "No searched trial trained: none ended well."
+        console.print(f"[bold]{none}[/bold]")
     else:
         point = format_point(outcome.best.values)
         of = f" by {plan.sweep.metric}" if outcome.front else ""
         console.print(f"Best trial{of} {outcome.best.label}: {point}", highlight=False, soft_wrap=True)
+        if outcome.best.status == "stopped":
+            record = outcome.best.usable[0]
+            console.print(
+                f"It was stopped early, after {record.epoch} of {record.epochs} epochs, where baselines have all of "
+                "them; its configuration trains it to the end.",
+                soft_wrap=True,
+            )
         for other in outcome.front:
             if other is not outcome.best:
                 console.print(
                     f"Pareto front {other.label}: {format_point(other.values)}", highlight=False, soft_wrap=True
                 )
         best = relative(plan.folder / "best.yaml")
-        show("its configuration", best)
+        show(f"configuration {outcome.best.label}", best)
         show("train it again", runnable(f"python -m aln.train {best}"))
     if (plan.folder / "plots").exists():
         show("plots", relative(plan.folder / "plots"))
@@ -341,6 +350,8 @@ def _show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> N
 def _show_answer(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> None:
     """Prints the table of the best trial, or of the Pareto front, and of the baselines."""
     metrics = [objective.metric for objective in plan.sweep.objectives]
+    if outcome.best is None and not any(point.baseline for point in outcome.points):
+        return
     console.print("The answer", style="italic")
     table = Table(pad_edge=False)
     for column in ("", "rule", "epochs", *metrics, "test_top1"):

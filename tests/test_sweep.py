@@ -334,5 +334,5 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(workplace: Path, capsys: p
     assert "5 trials and the baselines backprop, feedback" in out
     assert re.search(r"This machine \(\d+ CPU cores, \d+ GPUs\) holds \d+ trials at once", out)
     assert re.search(r"An epoch takes about [\d.]+ s: at most [\d.]+ (minutes|hours) for 7 trials", out)
-    assert re.search(r"One takes about [\d.]+ GiB of [\d.]+ GiB of memory: \d+ would fit", out)
+    assert re.search(r"One takes about [\d.]+ GiB of [\d.]+ GiB of memory, which would hold \d+", out)
     assert [path.name for path in workplace.iterdir()] == ["mlflow.db"]

@@ -268,7 +268,7 @@ def _write_trials(plan: SweepPlan, points: Sequence[Point], tested: Mapping[str,
     path = plan.folder / "trials.csv"
     usual = ("val_top1", "val_top5", "val_loss", "train_loss", "train_seconds")
     metrics = tuple(dict.fromkeys([*usual, *(objective.metric for objective in plan.sweep.objectives)]))
-    keys = [key for key in plan.space.parameters if key != RULE]
+    keys = [key for key in (*plan.space.parameters, *plan.space.ties) if key != RULE]
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["trial", "rule", "seed", "status", "epochs", *metrics, "test_top1", *keys])
@@ -276,7 +276,8 @@ def _write_trials(plan: SweepPlan, points: Sequence[Point], tested: Mapping[str,
             rule = point.label if point.baseline else point.values.get(RULE, plan.space.rule)
             for record in point.records:
                 numbers = [record.metrics.get(metric, "") for metric in metrics]
-                searched = [point.values.get(key, "") for key in keys]
+                values = plan.space.values(point.values) if not point.baseline else {}
+                searched = [("null" if values[key] is None else values[key]) if key in values else "" for key in keys]
                 test, seed = tested.get(record.label, ""), plan.base.seed + record.repetition
                 table.writerow([record.label, rule, seed, record.status, record.epoch, *numbers, test, *searched])
     return path

@@ -31,13 +31,13 @@ def test_what_a_trial_fails_of_is_said(small_run: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("cost", "resources", "at_once", "said"),
     [
-        (Cost(seconds=1, memory=GIB), {}, 8, ["One takes about 1 GiB of 8 GiB of memory: 8 would fit."]),
+        (Cost(seconds=1, memory=GIB), {}, 8, ["One takes about 1 GiB of 8 GiB of memory, which would hold 8."]),
         (
             Cost(seconds=1, memory=3 * GIB),
             {},
             4,
             [
-                "One takes about 3 GiB of 8 GiB of memory: 2 would fit.",
+                "One takes about 3 GiB of 8 GiB of memory, which would hold 2.",
                 "[bold]4 at once take about 12 GiB, more than there is: say max_concurrent=2.[/bold]",
             ],
         ),
@@ -45,14 +45,14 @@ def test_what_a_trial_fails_of_is_said(small_run: dict[str, Any]) -> None:
             Cost(seconds=1, memory=3 * GIB),
             {"workers": 2},
             1,
-            ["One takes about 6 GiB of 8 GiB of memory: 1 would fit."],
+            ["One takes about 6 GiB of 8 GiB of memory, which would hold 1."],
         ),
         (
             Cost(seconds=1, memory=9 * GIB),
             {},
             1,
             [
-                "One takes about 9 GiB of 8 GiB of memory: 0 would fit.",
+                "One takes about 9 GiB of 8 GiB of memory, which would hold 0.",
                 "[bold]This machine has not the memory for one trial.[/bold]",
             ],
         ),
