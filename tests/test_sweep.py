@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -245,35 +244,6 @@ def test_settings_that_are_legal_one_by_one_but_not_together_fail_their_trial(
     text = Path(found.client.download_artifacts(refused.info.run_id, "error.txt")).read_text()
     assert "expected less than high = 0.3" in text
     assert {child.data.tags["status"] for child in trials.values()} == {"completed"}
-
-
-def test_an_interrupted_sweep_leaves_no_run_running(tmp_path: Path, empty_store: Path) -> None:
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    command = [
-        sys.executable,
-        "-m",
-        "aln.sweep",
-        str(INFORMATION),
-        "--name",
-        "cut",
-        "--trials",
-        "90",
-        "--set",
-        "run.epochs=40",
-    ]
-    command += ["run.model=mlp"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("[1/"):
-                process.send_signal(signal.SIGINT)
-    assert process.returncode == 130
-    found = read(tmp_path)
-    assert found.parent.info.status == "KILLED"
-    statuses = {child.data.tags["status"] for child in found.children.values()}
-    assert "interrupted" in statuses
-    assert all(r.info.status != "RUNNING" for r in found.runs)
 
 
 @pytest.fixture

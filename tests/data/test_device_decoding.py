@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_files import CLASSES, COUNTS, jpeg, write_folders, write_tars
 from PIL import Image
 
 from aln.build import build
@@ -21,9 +20,33 @@ from aln.data import Share, imagenet
 from aln.data.device_decoding import decoded
 from aln.engine import fit
 from aln.errors import DataError
+from written_images import Labelled, as_members, jpeg, write_folders, write_tar
+
+CLASSES = ["n01440764", "n01443537", "n01484850"]
+COUNTS = {"train": 30, "val": 9}
+
+
+def examples(split: str) -> list[Labelled]:
+    """Images and labels of a split, class by class."""
+    first = {"train": 0, "val": 1000}[split]
+    return [(jpeg(seed), seed % 3) for seed in sorted(range(first, first + COUNTS[split]), key=lambda seed: seed % 3)]
+
+
+def write_as_folders(root: Path) -> Path:
+    for split in COUNTS:
+        write_folders(root / split, examples(split), CLASSES)
+    return root
+
+
+def write_as_tars(root: Path) -> Path:
+    for split in COUNTS:
+        for shard in range(2):
+            write_tar(root / f"{split}-{shard:06}.tar", as_members(examples(split)[shard::2]))
+    return root
+
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
-WRITERS = {"folders": write_folders, "webdataset": write_tars}
+WRITERS = {"folders": write_as_folders, "webdataset": write_as_tars}
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
