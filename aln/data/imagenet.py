@@ -59,7 +59,7 @@ def imagenet(
     """
     if preparation not in PREPARATIONS:
         raise DataError(f"preparation = {preparation!r}: expected {' or '.join(PREPARATIONS)}")
-    if decode == "device" and cache is not None:
+    if decode == "device" and cache:
         raise DataError(f"decode = 'device': nothing is left to decode with cache = {cache}, expected one or the other")
     sides = {} if size is None else {"size": size}
     prepared = PREPARATIONS[preparation](**sides, final_size=final_size)
