@@ -8,7 +8,7 @@ from aln.checkpoint_folder import CHECKPOINTS, CheckpointFolder
 from aln.config import Document, RunConfig, parse_document
 from aln.errors import CheckpointError, MissingFileError
 from aln.preflight import make_folder
-from aln.storage import open_storage
+from aln.storage import open_storage, places
 
 DESCRIPTION = "config.yaml"  # the file's name
 
@@ -23,9 +23,8 @@ class RunFolder:
     """
 
     def __init__(self, storage: str, name: str) -> None:
-        remote = "://" in storage
-        self.root = f"{storage.rstrip('/')}/{name}" if remote else str(Path(storage).resolve() / name)
-        self.local = Path("results").resolve() / name if remote else Path(self.root)
+        self.local, remote = places(storage, name)
+        self.root = remote or str(self.local)
         self.checkpoints = f"{self.root}/{CHECKPOINTS}"
         self._storage = open_storage(self.root)
 

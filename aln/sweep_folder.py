@@ -18,7 +18,7 @@ from aln.errors import ConfigError, Problem, StorageError, SweepError
 from aln.fingerprint import differences, fingerprint
 from aln.preflight import make_folder
 from aln.space import SearchSpace
-from aln.storage import Storage, open_storage
+from aln.storage import Storage, open_storage, places
 
 SWEEP, SPACE, STUDY = "sweep.yaml", "space.yaml", "study.log"  # the files' names
 _CODE, _LOCK = "code.json", ".lock"
@@ -36,9 +36,7 @@ class SweepFolder:
     """
 
     def __init__(self, storage: str, name: str) -> None:
-        remote = "://" in storage
-        self.path = Path("results" if remote else storage).resolve() / name
-        self.remote = f"{storage.rstrip('/')}/{name}" if remote else None
+        self.path, self.remote = places(storage, name)
 
     def begin(self, sweep: SweepConfig, space: SearchSpace) -> None:
         """Makes the folder, which must not be there yet, and describes the sweep. Raises `AlnError` if it cannot."""
@@ -52,6 +50,13 @@ class SweepFolder:
     def is_described(self) -> bool:
         """Whether there is what a sweep can be resumed from."""
         return (self.path / SWEEP).exists()
+
+    @property
+    def resuming(self) -> str:
+        """The options of `aln.sweep` that go on with the sweep."""
+        storage = str(self.path.parent) if self.remote is None else self.remote.rpartition("/")[0]
+        where = "" if storage == str(Path("results").resolve()) else f" --set storage={storage}"
+        return f"--resume {self.path.name}{where}"
 
     def describe(self, sweep: SweepConfig) -> None:
         """Describes how the sweep searches from now on."""

@@ -26,8 +26,8 @@ def placed(config: RunConfig) -> RunConfig:
     """The configuration on the device that a worker gets, which `auto` would find otherwise on another machine."""
     if config.compute.device != "auto":
         return config
-    device = "cuda" if config.resources.gpus else "cpu"
-    return parse_run({**config.plain(), "compute": {**config.compute.model_dump(), "device": device}})
+    compute = {**config.compute.model_dump(), "device": config.resources.device}
+    return parse_run({**config.plain(), "compute": compute})
 
 
 def is_loss(error: BaseException) -> bool:

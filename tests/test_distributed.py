@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from aln.config import dump
+from logged_trainings import logged
 from ray_head import started_head
 
 EPOCHS = 8
@@ -92,19 +93,6 @@ def train(folder: Path, *arguments: str, ray: str | None = None) -> subprocess.C
 
 
 BEGIN = ["run.yaml", "--workers", "2", "--name", "mine"]
-
-
-def logged(folder: Path) -> dict[str, Any]:
-    """What MLflow holds of the folder's one run: values by epoch, as often as they were logged, and how it ended."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    (run,) = client.search_runs([client.get_experiment_by_name("synthetic").experiment_id])
-    names = ("train_loss", "train_top1", "val_loss", "val_top1")
-    history = {name: client.get_metric_history(run.info.run_id, name) for name in names}
-    values = {name: sorted((point.step, point.value) for point in points) for name, points in history.items()}
-    tested = {name: run.data.metrics.get(name) for name in ("test_top1", "test_loss")}
-    return {"status": run.data.tags["status"], **values, **tested}
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,8 @@ ROWS = [
     ["report", "cluster", "mailbox", "workers"],
     ["worker_group"],
     ["search", "distributed"],
-    ["command", "progress"],
+    ["command"],
+    ["progress", "sweep_summary"],
     ["train", "sweep", "validate", "import_tf"],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}

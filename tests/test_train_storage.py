@@ -18,6 +18,7 @@ import pytest
 from aln import train, validate
 from aln.checkpoint_folder import CheckpointFolder
 from aln.config import dump
+from logged_trainings import logged
 from small_disk import fill, small_disk
 from stores import Store, enter, started_store
 
@@ -109,18 +110,6 @@ class Workplace:
         (self.folder / "wait").unlink(missing_ok=True)
         return self.train("--resume")
 
-    def logged(self) -> dict[str, Any]:
-        """What MLflow holds of the one run: every value, and how it ended."""
-        from mlflow import MlflowClient
-
-        client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
-        (run,) = client.search_runs([client.get_experiment_by_name("synthetic").experiment_id])
-        names = ("train_loss", "train_top1", "val_loss", "val_top1")
-        histories = {name: client.get_metric_history(run.info.run_id, name) for name in names}
-        values = {name: sorted((point.step, point.value) for point in points) for name, points in histories.items()}
-        tested = {name: run.data.metrics.get(name) for name in ("test_top1", "test_loss")}
-        return {"status": run.data.tags["status"], **values, **tested}
-
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> dict[str, Any]:
@@ -129,9 +118,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> 
     place = Workplace(folder, empty_store, str(folder / "runs"))
     done = place.train("run.yaml")
     assert done.code == 0, done.out + done.err
-    logged = place.logged()
-    assert [epoch for epoch, _ in logged["val_loss"]] == list(range(1, EPOCHS + 1))
-    return logged
+    found = logged(place.folder)
+    assert [epoch for epoch, _ in found["val_loss"]] == list(range(1, EPOCHS + 1))
+    return found
 
 
 @pytest.fixture
@@ -149,7 +138,7 @@ def test_a_killed_run_in_a_store_is_resumed_to_the_metrics_of_an_undisturbed_one
     done = remote.resume()
     assert (done.code, done.err) == (0, "")
     assert f"checkpoints    {remote.storage}/mine/checkpoints" in done.out
-    assert remote.logged() == undisturbed
+    assert logged(remote.folder) == undisturbed
     assert remote.newest() == (EPOCHS, 0)
     assert not list((remote.folder / "results").rglob("*.pt"))
 
@@ -175,14 +164,14 @@ def test_a_store_that_goes_away_ends_training_with_its_name_and_is_resumed(
     again = f"python -m aln.train --resume --name mine --storage {remote.storage}"
     assert f"continue it with {again}" in done.out.replace(f"{Path(sys.executable).parent}/", "")
     # The epoch that was not saved is told all the same.
-    assert [epoch for epoch, _ in remote.logged()["val_loss"]] == [1, 2, 3, 4]
-    assert remote.logged()["status"] == "failed"
+    assert [epoch for epoch, _ in logged(remote.folder)["val_loss"]] == [1, 2, 3, 4]
+    assert logged(remote.folder)["status"] == "failed"
     refused = remote.refused("--resume")
     assert re.fullmatch(rf"error: {remote.storage}/mine\S* cannot be read: {s3.endpoint} does not .*\n", refused)
     s3.line.order("mend")
     assert remote.newest() == (3, 3)
     assert remote.resume().code == 0
-    assert remote.logged() == undisturbed
+    assert logged(remote.folder) == undisturbed
 
 
 def test_a_killed_server_is_named_by_the_training_and_before_it(
@@ -233,4 +222,4 @@ def test_a_full_disk_ends_training_with_its_name_and_is_resumed_when_there_is_ro
     other.unlink()
     assert [path.name for path in disk.iterdir()] == ["mine"]
     assert place.resume().code == 0
-    assert place.logged() == undisturbed
+    assert logged(place.folder) == undisturbed

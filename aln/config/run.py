@@ -53,6 +53,11 @@ class Resources(Section):
     gpus: float = Field(0.0, ge=0)
     restarts: int = Field(3, ge=0)
 
+    @property
+    def device(self) -> str:
+        """What `auto` is for a process that Ray places: it has the GPUs that it asks for, and no others."""
+        return "cuda" if self.gpus else "cpu"
+
 
 class Checkpoint(Section):
     """When a run is saved, besides at its end, and what is kept: every so many epochs, and every so many steps within

@@ -68,7 +68,7 @@ class SweepPlan:
         """The content on the device that a trial gets, which `auto` would find otherwise on another machine."""
         compute = dict(content.get("compute") or {})
         if compute.get("device", "auto") == "auto":
-            compute["device"] = "cuda" if self.base.resources.gpus else "cpu"
+            compute["device"] = self.base.resources.device
         seed = content.get("seed", self.base.seed) + repetition
         return {**content, "seed": seed, "compute": compute}
 

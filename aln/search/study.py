@@ -172,9 +172,8 @@ class Study:
 
     def _begin_baselines(self) -> None:
         self._with_baselines = True
-        known = {point.label for point in self.points.values() if point.baseline}
         for rule in self._plan.sweep.baselines:
-            if rule not in known:
+            if rule not in self.points:
                 trial = self._baselines.ask()
                 self._waiting.extend(self._name(self._baselines, trial._trial_id, rule, {}))
 

@@ -57,8 +57,10 @@ class SweepOutcome:
     training_share: float
 
 
-def run_sweep(plan: SweepPlan, console: Console, began: float | None = None, *, resume: bool = False) -> SweepOutcome:
-    """Runs the plan, or what is left of it. `began` is the `time.perf_counter` from which its time is counted.
+def run_sweep(
+    plan: SweepPlan, folder: SweepFolder, console: Console, began: float | None = None, *, resume: bool = False
+) -> SweepOutcome:
+    """Runs the plan in its folder, or what is left of it. `began` is the `time.perf_counter` that its time begins at.
 
     Raises `SweepError` if no trial can be placed or another process runs the sweep, `AlnError` if the recipe cannot be
     built, the folder not be written or MLflow not be reached; nothing is left behind then.
@@ -70,7 +72,6 @@ def run_sweep(plan: SweepPlan, console: Console, began: float | None = None, *, 
         highlight=False,
         soft_wrap=True,
     )
-    folder = SweepFolder(plan.root.removesuffix(f"/{plan.name}"), plan.name)
     with _terminated_as_interrupted(), ExitStack() as held:
         if resume:
             held.enter_context(folder.taken())

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable as CallableOf
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -148,7 +147,7 @@ def tune_trials(
     plan: SweepPlan,
     concurrent: int,
     bookkeeper: Bookkeeper,
-    train: CallableOf[[dict[str, Any]], None] = run_trial,
+    train: Callable[[dict[str, Any]], None] = run_trial,
 ) -> None:
     """Trains what the bookkeeper says, so many at once, until it has nothing more or the process is interrupted.
 

@@ -18,6 +18,7 @@ __all__ = [
     "StorageError",
     "StoredFile",
     "open_storage",
+    "places",
     "split_address",
 ]
 
@@ -35,6 +36,13 @@ def open_storage(root: str | Path) -> Storage:
     if match[1] not in ("s3", "gs"):
         raise StorageError(f"{match[1]}://…", "is no place for files", _EXPECTED)
     return ObjectStore(text)
+
+
+def places(storage: str, name: str) -> tuple[Path, str | None]:
+    """Where the folder `name` under a folder or a URL is on this machine (in `results` for a URL), and its URL."""
+    if "://" in storage:
+        return Path("results").resolve() / name, f"{storage.rstrip('/')}/{name}"
+    return Path(storage).resolve() / name, None
 
 
 def split_address(path: str | Path) -> tuple[Storage, str]:

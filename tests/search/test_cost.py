@@ -9,7 +9,7 @@ import pytest
 from aln.config import Resources, parse_run
 from aln.errors import AlnError
 from aln.search.cost import Cost, cost_of
-from aln.sweep import memory_lines
+from aln.sweep_summary import memory_lines
 
 GIB = 2**30
 
