@@ -37,14 +37,15 @@ class SweepFolder:
 
     def __init__(self, storage: str, name: str) -> None:
         self.path, self.remote = places(storage, name)
+        self._here = open_storage(self.path)
 
     def begin(self, sweep: SweepConfig, space: SearchSpace) -> None:
         """Makes the folder, which must not be there yet, and describes the sweep. Raises `AlnError` if it cannot."""
         make_folder(self.path)
         if self.remote is not None:
             make_folder(self.remote)
-        self._write(_CODE, json.dumps(fingerprint(), indent=1))
-        self._write(SPACE, dump(space.plain()))
+        self._here.write(_CODE, json.dumps(fingerprint(), indent=1).encode())
+        self._here.write(SPACE, dump(space.plain()).encode())
         self.describe(sweep)
 
     def is_described(self) -> bool:
@@ -60,7 +61,7 @@ class SweepFolder:
 
     def describe(self, sweep: SweepConfig) -> None:
         """Describes how the sweep searches from now on."""
-        self._write(SWEEP, sweep.to_yaml())
+        self._here.write(SWEEP, sweep.to_yaml().encode())
 
     def documents(self) -> tuple[Document, Document]:
         """How sweep and search space were described. Raises `ConfigError` if there is no such sweep.
@@ -150,12 +151,6 @@ class SweepFolder:
         for name, content in found.items():
             (scratch / name).write_bytes(content)
         scratch.rename(self.path)
-
-    def _write(self, name: str, text: str) -> None:
-        """Writes a file whole or not at all."""
-        scratch = self.path / f".{name}.new"
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(self.path / name)
 
 
 class _Copies:

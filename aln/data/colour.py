@@ -51,10 +51,8 @@ def _turn_hue(images: Tensor, turns: Tensor) -> None:
     A channel is the value less the chroma times a trapezoid of the hue, for each channel at another place.
     """
     value = images.amax(1, keepdim=True)
-    is_red, is_green = (
-        images[:, :1] == value,
-        images[:, 1:2] == value,
-    )  # argmax over channels takes eight times all else
+    # Not argmax over channels, which takes eight times all else.
+    is_red, is_green = images[:, :1] == value, images[:, 1:2] == value
     chroma = value - images.amin(1, keepdim=True)
     red, green, blue = (channel[:, None] / chroma.clamp_min(1e-12) for channel in images.unbind(1))
     sixths = torch.where(is_red, green - blue, torch.where(is_green, blue - red + 2, red - green + 4))
