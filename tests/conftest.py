@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,16 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("RAY_ADDRESS", None)
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def modules_of_this_test_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forgets, after a test, what was imported from its folder: the next one's module of that name is another."""
+    yield
+    folder = tmp_path_factory.getbasetemp()
+    for name, module in list(sys.modules.items()):
+        if folder in Path(getattr(module, "__file__", None) or "").parents:
+            del sys.modules[name]
 
 
 @pytest.fixture
