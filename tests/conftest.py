@@ -26,9 +26,9 @@ torch.set_num_threads(1)
 def modules_of_this_test_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Forgets, after a test, what was imported from its folder: the next one's module of that name is another."""
     yield
-    folder = tmp_path_factory.getbasetemp()
+    folder = f"{tmp_path_factory.getbasetemp()}{os.sep}"
     for name, module in list(sys.modules.items()):
-        if folder in Path(getattr(module, "__file__", None) or "").parents:
+        if (getattr(module, "__file__", None) or "").startswith(folder):
             del sys.modules[name]
 
 
