@@ -1,6 +1,6 @@
 """Processes that tests start beside their own: an object store, and a line to it that can be cut.
 
-    python store_server.py s3|gs FOLDER     an object store on loopback
+    python store_server.py s3|gs FOLDER     an object store on loopback; what it is asked goes to FOLDER/requests.log
     python store_server.py line PORT        carries bytes to the port; takes orders, a line each (`Line`)
 
 Each prints the port that it listens on, and ends when its standard input is closed: with its parent at the latest,
@@ -155,7 +155,6 @@ def _end(one: socket.socket) -> None:
 
 
 def main(what: str, argument: str) -> None:
-    logging.disable(logging.CRITICAL)
     if what == "line":
         line = Line(int(argument))
         print(line.port, flush=True)
@@ -163,6 +162,7 @@ def main(what: str, argument: str) -> None:
             line.obey(order)
             print("done", flush=True)
     else:
+        logging.basicConfig(filename=Path(argument) / "requests.log", level=logging.INFO)
         print(serve_s3() if what == "s3" else serve_gs(Path(argument)), flush=True)
         sys.stdin.read()
 

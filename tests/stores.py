@@ -7,9 +7,11 @@ leads. Files keep what was in them while the line is cut; `Store.server.kill()` 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +59,7 @@ class Store:
         url: of the bucket: s3://… or gs://…
         endpoint: what messages call the server.
         environment: the variables that lead there.
+        folder: what the server keeps.
     """
 
     url: str
@@ -64,6 +67,16 @@ class Store:
     line: Started
     endpoint: str
     environment: Mapping[str, str]
+    folder: Path
+
+    def gets(self) -> dict[str, int]:
+        """How often the content of each object of an S3 store was asked for, by bucket and name."""
+        asked = re.findall(r"GET /([^/? ]+/[^? ]+) HTTP", (self.folder / "requests.log").read_text())
+        return dict(Counter(asked))
+
+    def gets_under(self, url: str) -> list[int]:
+        """The same of the objects under a URL, of those that were asked for."""
+        return [count for name, count in self.gets().items() if name.startswith(f"{url.removeprefix('s3://')}/")]
 
 
 @contextmanager
@@ -82,10 +95,10 @@ def started(what: str, argument: str | int, environment: Mapping[str, str] | Non
 def started_store(kind: str, folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Store]:
     """A server of the kind `s3` or `gs` with one bucket, and a line to it. The folder is for what it keeps."""
     with started(kind, folder, environment) as server, started("line", server.port) as line:
-        yield bucket_on(kind, server, line)
+        yield bucket_on(kind, server, line, folder)
 
 
-def bucket_on(kind: str, server: Started, line: Started) -> Store:
+def bucket_on(kind: str, server: Started, line: Started, folder: Path) -> Store:
     """A new bucket on a server."""
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     place = f"127.0.0.1:{line.port}"
@@ -96,7 +109,7 @@ def bucket_on(kind: str, server: Started, line: Started) -> Store:
     else:
         server.ask("POST", "/storage/v1/b", {"name": name})
         endpoint, environment = place, {"STORAGE_EMULATOR_HOST": place}
-    return Store(f"{kind}://{name}", server, line, endpoint, environment)
+    return Store(f"{kind}://{name}", server, line, endpoint, environment, folder)
 
 
 def _shared(kind: str, folders: pytest.TempPathFactory) -> Iterator[Store]:
@@ -105,7 +118,7 @@ def _shared(kind: str, folders: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 def _bucket(shared: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    store = bucket_on(shared.url.partition(":")[0], shared.server, shared.line)
+    store = bucket_on(shared.url.partition(":")[0], shared.server, shared.line, shared.folder)
     enter(store, monkeypatch)
     yield store
     store.line.order("mend")

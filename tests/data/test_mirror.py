@@ -25,7 +25,7 @@ from aln.data.layouts import LabelledImages, open_images
 from aln.data.mirror import Mirror, open_root
 from aln.errors import DataError
 from aln.storage import StoredFile, open_storage
-from conftest import Server
+from stores import Store
 from written_images import as_members, images, write_folders, write_tar
 
 CLASSES = ["n01440764", "n01443537", "n01484850"]
@@ -69,7 +69,7 @@ def opened(url: str) -> Mirror:
 
 @pytest.mark.parametrize("layout", ["folders", "tars"])
 def test_a_store_gives_the_images_that_were_put_there_each_fetched_once(
-    layout: str, upload: Upload, server: Server, request: pytest.FixtureRequest
+    layout: str, upload: Upload, s3: Store, request: pytest.FixtureRequest
 ) -> None:
     url = upload(request.getfixturevalue(layout))
     expected = {name: sorted(examples) for name, examples in EXAMPLES.items()}
@@ -77,7 +77,7 @@ def test_a_store_gives_the_images_that_were_put_there_each_fetched_once(
     assert content(found) == expected
     assert content(pickle.loads(pickle.dumps(found))) == expected
     assert content(open_images(url)) == expected
-    assert server.gets_under(url) == [1] * (4 if layout == "tars" else 30)
+    assert s3.gets_under(url) == [1] * (4 if layout == "tars" else 30)
     assert found.train.name(0).startswith(f"{url}/train")
     assert found.train.fingerprint() == open_images(url).train.fingerprint()
 
@@ -93,7 +93,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("layout", ["folders", "tars"])
 def test_processes_that_read_at_once_fetch_each_file_once(
-    layout: str, upload: Upload, server: Server, tmp_path: Path, request: pytest.FixtureRequest
+    layout: str, upload: Upload, s3: Store, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     url = upload(request.getfixturevalue(layout))
     (tmp_path / "reader.py").write_text(_READER)
@@ -101,7 +101,7 @@ def test_processes_that_read_at_once_fetch_each_file_once(
     readers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     told = [reader.communicate() for reader in readers]
     assert [out for out, _ in told] == ["6 6\n"] * 2, told
-    assert server.gets_under(url) == [1] * (4 if layout == "tars" else 30)
+    assert s3.gets_under(url) == [1] * (4 if layout == "tars" else 30)
 
 
 _FETCHER = """
@@ -155,18 +155,16 @@ def test_a_file_that_is_gone_is_named_by_its_url(upload: Upload, folders: Path) 
     assert found.train.read(2)
 
 
-def test_what_was_indexed_is_fetched_a_file_at_a_time_when_it_is_read(
-    upload: Upload, tars: Path, server: Server
-) -> None:
+def test_what_was_indexed_is_fetched_a_file_at_a_time_when_it_is_read(upload: Upload, tars: Path, s3: Store) -> None:
     url = upload(tars)
     mirror = opened(url)
     open_images(url)
     for path in mirror.home.glob("*.tar"):
         path.unlink()
-    before = server.gets()
+    before = s3.gets()
     found = open_images(url)
     assert found.validation.labels.tolist() == [label for _, label in [*EXAMPLES["val"][::2], *EXAMPLES["val"][1::2]]]
-    assert server.gets() == before
+    assert s3.gets() == before
     assert found.validation.read(0) == EXAMPLES["val"][0][0]
     assert [path.name for path in mirror.home.glob("*.tar")] == ["val-000000.tar"]
 
@@ -209,7 +207,7 @@ def test_the_cache_may_lie_beside_the_mirror(upload: Upload, folders: Path, kept
     assert len(list((kept / "images").glob("*/index.npz"))) == 2
 
 
-def test_published_files_are_read_from_a_store(upload: Upload, tmp_path: Path, server: Server) -> None:
+def test_published_files_are_read_from_a_store(upload: Upload, tmp_path: Path, s3: Store) -> None:
     folder = tmp_path / "cifar" / "cifar-10-batches-bin"
     folder.mkdir(parents=True)
     for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
@@ -220,7 +218,7 @@ def test_published_files_are_read_from_a_store(upload: Upload, tmp_path: Path, s
     for _ in range(2):
         remote, local = cifar10(root=url, holdout=10), cifar10(root=str(folder), holdout=10)
         assert torch.equal(remote.train.images, local.train.images)
-    assert server.gets_under(url) == [1] * 6
+    assert s3.gets_under(url) == [1] * 6
     open_storage(url).delete("cifar-10-batches-bin/data_batch_2.bin")
     open_storage(url).write("cifar-10-batches-bin/data_batch_4.bin", b"short")
     with pytest.raises(DataError) as error:
@@ -233,7 +231,7 @@ def test_published_files_are_read_from_a_store(upload: Upload, tmp_path: Path, s
 
 
 def test_a_run_trains_from_tar_files_in_a_store(
-    upload: Upload, tars: Path, workplace: Path, client: Any, server: Server
+    upload: Upload, tars: Path, workplace: Path, client: Any, s3: Store
 ) -> None:
     url = upload(tars)
     settings = ["data=imagenet", f"data.root={url}", "data.size=16", "data.holdout=6", "data.loaders=1"]
@@ -242,7 +240,7 @@ def test_a_run_trains_from_tar_files_in_a_store(
     (run,) = client.search_runs([client.get_experiment_by_name("imagenet").experiment_id])
     assert run.data.tags["status"] == "completed"
     assert len(client.get_metric_history(run.info.run_id, "val_top1")) == 2
-    assert server.gets_under(url) == [1] * 4
+    assert s3.gets_under(url) == [1] * 4
 
 
 @pytest.mark.parametrize("what", ["no bucket", "no folder", "no server"])
@@ -282,7 +280,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("loaders", [0, 1])
 def test_a_store_that_goes_away_ends_the_epoch_at_once_and_is_named(
-    server_to_kill: Server, upload: Upload, folders: Path, tmp_path: Path, monkeypatch: Any, loaders: int
+    s3: Store, upload: Upload, folders: Path, tmp_path: Path, monkeypatch: Any, loaders: int
 ) -> None:
     url = upload(folders)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -292,10 +290,10 @@ def test_a_store_that_goes_away_ends_the_epoch_at_once_and_is_named(
     with subprocess.Popen(command, **pipes, text=True) as trainer:
         assert trainer.stdout is not None
         assert trainer.stdout.readline() == "ready\n"
-        server_to_kill.kill()
+        s3.line.order("cut")
         out, err = trainer.communicate("\n")
     assert trainer.returncode == 0, err
-    assert re.fullmatch(rf".*{url}/train/\S+ cannot be read: {server_to_kill.endpoint} does not answer.*\n", out), out
+    assert re.fullmatch(rf".*{url}/train/\S+ cannot be read: {s3.endpoint} does not answer.*\n", out), out
 
 
 def test_an_index_that_cannot_be_kept_is_done_without(

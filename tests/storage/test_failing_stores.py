@@ -185,7 +185,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, d
 
     setting_up = 4  # requests that it takes from anybody
     environment = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(setting_up)}
-    with started("s3", tmp_path_factory.mktemp("s3"), environment) as server:
+    folder = tmp_path_factory.mktemp("s3")
+    with started("s3", folder, environment) as server:
         endpoint = f"http://127.0.0.1:{server.port}"
         iam = boto3.client(
             "iam", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
@@ -197,7 +198,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, d
         key = iam.create_access_key(UserName="writer")["AccessKey"]
         server.ask("PUT", "/bucket")
         known = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
-        store = Store("s3://bucket", server, server, endpoint, {"AWS_ENDPOINT_URL": endpoint, **known})
+        store = Store("s3://bucket", server, server, endpoint, {"AWS_ENDPOINT_URL": endpoint, **known}, folder)
         open_storage_in(store.environment, "check_writable")
         yield store, known
 
