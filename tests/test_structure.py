@@ -30,7 +30,7 @@ ROWS = [
     ["space"],
     ["build", "run_folder", "sweep_folder"],
     ["job"],
-    ["tracking", "timing"],
+    ["tracking", "timing", "records", "encoding"],
     ["report", "cluster", "mailbox", "workers"],
     ["worker_group"],
     ["search", "distributed"],

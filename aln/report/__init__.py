@@ -1,0 +1,1 @@
+"""What a sweep found, for people: plots at its end, and a page of several."""
