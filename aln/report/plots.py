@@ -15,20 +15,12 @@ from mlflow.entities import Run
 
 from aln.config import Objective
 from aln.records import Point, best_point
+from aln.report.colours import BEST, EDGE, ENDINGS, SINGLE_SEED, baseline_colours
 from aln.report.runs import axis_title, points_of
 from aln.space import Range, SearchSpace, format_value
 from aln.tracking import Tracker
 
-# How a trial ended: its mark's colour and shape, and what the legend calls it.
-_ENDINGS = {
-    "completed": ("#1f6f8b", "o", "completed"),
-    "stopped": ("#9fb8c4", "o", "stopped early"),
-    "diverged": ("#c1440e", "x", "diverged"),
-    "failed": ("#7b3294", "x", "failed"),
-    "timed out": ("#7b3294", "+", "timed out"),
-}
-_BASELINES = {"backprop": "#333333", "feedback": "#b07aa1"}
-_OTHER_BASELINES = ("#59a14f", "#e0a100", "#4e79a7", "#9c755f")
+_MARKERS = {"completed": "o", "stopped": "o", "diverged": "x", "failed": "x", "timed out": "+"}
 _TWO_DECADES = 100
 _JITTER = 0.12  # of the distance between two categories
 
@@ -79,7 +71,7 @@ def _history(searched: Sequence[Point], baselines: Sequence[Point], best: Point 
         candidates = [value for value in best_so_far[-1:] if not math.isnan(value)]
         candidates += [trial.shown(metric)] if trial.status == "completed" else []
         best_so_far.append((max if objective.mode == "max" else min)(candidates) if candidates else math.nan)
-    axes.step(trials, best_so_far, where="post", color=_ENDINGS["completed"][0], label="best so far")
+    axes.step(trials, best_so_far, where="post", color=ENDINGS["completed"][0], label="best so far")
     _reference_lines(axes, baselines, metric)
     axes.set(xlabel="trial", ylabel=axis_title(metric), title="Optimisation history")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -127,7 +119,7 @@ def _coefficients(
     legend = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    order = [*(label for *_, label in _ENDINGS.values()), "best"]
+    order = [*(label for _, label in ENDINGS.values()), "best"]
     labels = sorted(legend, key=lambda label: order.index(label) if label in order else len(order))
     handles = [legend[label] for label in labels]
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=8, frameon=False)
@@ -166,23 +158,22 @@ def _angles(tracker: Tracker, run: Run) -> Figure | None:
 def _scatter(axes: Axes, places: Sequence[float], trials: Sequence[Point], best: Point | None, metric: str) -> None:
     """One mark a trial, by how it ended, and a star on the best; a dot for each of several seeds."""
     values = [trial.shown(metric) for trial in trials]
-    for status, (colour, marker, label) in _ENDINGS.items():
+    for status, (colour, label) in ENDINGS.items():
         chosen = [i for i, trial in enumerate(trials) if trial.status == status]
         if chosen:
             x, y = [places[i] for i in chosen], [values[i] for i in chosen]
-            axes.scatter(x, y, s=28, c=colour, marker=marker, label=label)
+            axes.scatter(x, y, s=28, c=colour, marker=_MARKERS[status], label=label)
     repeated = [(place, point) for place, point in zip(places, trials, strict=True) if point.records[1:]]
     seeds = [(place, record) for place, point in repeated for record in point.records if metric in record.metrics]
     if seeds:
         y = [record.metrics[metric] for _, record in seeds]
-        axes.scatter([place for place, _ in seeds], y, s=6, c="#999999", marker="o", label="single seeds", zorder=1)
+        axes.scatter([place for place, _ in seeds], y, s=6, c=SINGLE_SEED, marker="o", label="single seeds", zorder=1)
     for trial, place, value in zip(trials, places, values, strict=True):
         if trial is best:
-            axes.scatter([place], [value], s=160, c="#f2b701", marker="*", edgecolors="#333333", zorder=3, label="best")
+            axes.scatter([place], [value], s=160, c=BEST, marker="*", edgecolors=EDGE, zorder=3, label="best")
 
 
 def _reference_lines(axes: Axes, baselines: Sequence[Point], metric: str) -> None:
-    others = iter(_OTHER_BASELINES * len(baselines))
+    colours = baseline_colours(trial.label for trial in baselines)
     for trial in baselines:
-        colour = _BASELINES.get(trial.label) or next(others)
-        axes.axhline(trial.shown(metric), color=colour, linestyle="--", linewidth=1, label=trial.label)
+        axes.axhline(trial.shown(metric), color=colours[trial.label], linestyle="--", linewidth=1, label=trial.label)
