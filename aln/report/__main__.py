@@ -14,7 +14,6 @@ from pathlib import Path
 from rich.console import Console
 
 from aln.command import guarded, relative
-from aln.report import write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +32,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(options: argparse.Namespace, console: Console) -> int:
+    # MLflow, Optuna and plotly take seconds to import: a mistake on the command line should not wait for them.
+    from aln.report.page import write_report
+
     written = write_report(options.sweeps, options.out, title=options.title)
     console.print(f"Open {relative(written)} in a browser.", highlight=False, soft_wrap=True, markup=False)
     return 0

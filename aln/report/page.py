@@ -34,20 +34,21 @@ from aln.report.search_figures import (
     slices,
 )
 from aln.report.study import FEWEST, importances, rebuilt_study
-from aln.space import format_parameter, format_point, format_when
+from aln.space import format_parameter, format_point, format_value, format_when
 from aln.space.parameters import frozen
 from aln.storage.whole import write_whole
 from aln.tracking import Reader
 
 _TEMPLATE = "page.html.jinja"
 _BEST = 5  # points that are listed with their commands
-_CONFIG = {"responsive": True, "displaylogo": False}
+_CONFIG = {"responsive": True, "displayModeBar": False}
 _LAYOUT: dict[str, Any] = {
     "template": "plotly_white",
     "autosize": True,
     "margin": {"l": 10, "r": 10, "t": 30, "b": 10},
     "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
     "font": {"family": "system-ui, sans-serif", "size": 12},
+    "title": {"font": {"size": 13}},
 }
 
 
@@ -79,7 +80,8 @@ def render(sweeps: Sequence[TrackedSweep], reader: Reader, title: str | None = N
 
     def drawn(figure: go.Figure) -> Markup:
         """The figure as HTML; text in it cannot leave its script: plotly escapes it."""
-        figure.update_layout(**_LAYOUT)
+        margin = figure.layout.margin.to_plotly_json()
+        figure.update_layout(**_LAYOUT).update_layout(margin=margin)
         figure.update_xaxes(automargin=True).update_yaxes(automargin=True)
         height = figure.layout.height or 340
         return Markup(  # noqa: S704
@@ -96,7 +98,7 @@ def render(sweeps: Sequence[TrackedSweep], reader: Reader, title: str | None = N
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"drawn": drawn, "number": _number, "moment": _moment}
-    environment.filters |= {"over": format_parameter, "under": format_when}
+    environment.filters |= {"over": format_parameter, "under": format_when, "short": format_value}
     template = environment.from_string((resources.files("aln.report") / _TEMPLATE).read_text(encoding="utf-8"))
     chosen = contenders(sweeps)
     metrics = {sweep.objective.metric for sweep in sweeps}
@@ -131,7 +133,7 @@ def _section(sweep: TrackedSweep, reader: Reader) -> dict[str, Any]:
 def _listed(sweep: TrackedSweep, rank: int) -> dict[str, Any]:
     point = sweep.good[rank]
     values = format_point(frozen(point.values))
-    return {"is": contender(sweep, point, 1), "values": values, "command": train_command(sweep.content(point))}
+    return {"is": contender(sweep, point, 1), "coefficients": values, "command": train_command(sweep.content(point))}
 
 
 def _parts(sweep: TrackedSweep, reader: Reader) -> Iterator[Part]:

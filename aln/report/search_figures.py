@@ -20,7 +20,9 @@ from aln.space.parameters import frozen, listed
 from aln.tracking import Reader
 
 _BINS = 6
+_DECADES = 2  # from here on ticks at powers of ten are enough
 _CONTOURS_OF = 3  # coefficients, the most important ones
+_COLOURS = "Viridis"
 _FEWEST_OF_CONTOUR = 4  # completed points
 
 
@@ -104,7 +106,10 @@ def contours(sweep: TrackedSweep, study: optuna.Study, important: Sequence[str])
         if len(both) >= _FEWEST_OF_CONTOUR and differing:
             title = axis_title(sweep.objective.metric)
             figures.append(plot_contour(study, list(pair), target=_first_value, target_name=title))
-    return [figure.update_layout(title=None) for figure in figures]
+    for figure in figures:
+        figure.update_traces(colorscale=_COLOURS, reversescale=False, selector={"type": "contour"})
+        figure.update_layout(title=None)
+    return figures
 
 
 def parallel_coordinates(sweep: TrackedSweep, study: optuna.Study) -> go.Figure | None:
@@ -113,7 +118,9 @@ def parallel_coordinates(sweep: TrackedSweep, study: optuna.Study) -> go.Figure 
         return None
     title = axis_title(sweep.objective.metric)
     figure: go.Figure = plot_parallel_coordinate(study, target=_first_value, target_name=title)
-    return figure.update_layout(title=None, meta="wide")  # scrolled where it does not fit
+    figure.update_traces(line={"colorscale": _COLOURS, "reversescale": False})
+    margin = {"l": 80, "r": 60, "t": 40, "b": 50}  # its axes make no room for their names
+    return figure.update_layout(title=None, margin=margin, meta="wide")  # scrolled where it does not fit
 
 
 def importance_bars(shares: dict[str, float]) -> go.Figure:
@@ -240,7 +247,8 @@ def _axis(parameter: Parameter) -> dict[str, Any]:
     if parameter.log:
         low, high = math.log10(low), math.log10(high)
     margin = 0.05 * (high - low)
-    return {"type": "log" if parameter.log else "linear", "range": [low - margin, high + margin], "exponentformat": "e"}
+    axis = {"type": "log" if parameter.log else "linear", "range": [low - margin, high + margin], "exponentformat": "e"}
+    return {**axis, "dtick": 1} if parameter.log and high - low >= _DECADES else axis
 
 
 def _binned(parameter: Parameter, points: Sequence[Point], key: str) -> dict[str, list[Point]]:
