@@ -27,7 +27,7 @@ def train_command(content: Mapping[str, Any]) -> str:
 def _settings(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The content under dotted keys: a section's name before its options, which it would drop."""
     for key, value in sorted(content.items(), key=lambda item: item[0] != "name" if prefix else False):
-        if isinstance(value, Mapping) and value and not any("." in inner for inner in value):
+        if isinstance(value, Mapping) and value:
             yield from _settings(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -80,8 +80,7 @@ def render(sweeps: Sequence[TrackedSweep], reader: Reader, title: str | None = N
 
     def drawn(figure: go.Figure) -> Markup:
         """The figure as HTML; text in it cannot leave its script: plotly escapes it."""
-        margin = figure.layout.margin.to_plotly_json()
-        figure.update_layout(**_LAYOUT).update_layout(margin=margin)
+        figure.update_layout(**_LAYOUT)
         figure.update_xaxes(automargin=True).update_yaxes(automargin=True)
         height = figure.layout.height or 340
         return Markup(  # noqa: S704
@@ -140,42 +139,37 @@ def _parts(sweep: TrackedSweep, reader: Reader) -> Iterator[Part]:
     """The parts of a sweep's section in their order."""
     study = rebuilt_study(sweep)
     shares = dict(importances(study))
-    trained = bool(sweep.good) or any(point.status == "diverged" for point in sweep.searched)
+    reported = bool(sweep.good) or any(point.status == "diverged" for point in sweep.searched)
     none = "No searched trial has reported yet."
     if len(sweep.config.objectives) > 1:
-        yield _part("pareto", lambda: fronts(sweep), "" if sweep.good else "No trial has all objectives yet.")
-    yield _part("history", lambda: [history(sweep)], "" if trained else none)
+        yield _part("pareto", fronts(sweep) if sweep.good else [], "No trial has all objectives yet.")
+    yield _part("history", [history(sweep)] if reported else [], none)
     few = f"It takes {FEWEST} trials that ran to the end and differ; there are {len(study.trials)}."
-    yield _part("importance", lambda: [importance_bars(shares)], "" if shares else few)
-    yield _part("slices", lambda: slices(sweep), "" if trained else none)
+    yield _part("importance", [importance_bars(shares)] if shares else [], few)
+    yield _part("slices", slices(sweep) if reported else [], none)
     important = list(shares) or list(sweep.space.parameters)
-    yield _part(
-        "contours", lambda: contours(sweep, study, important), "Too few trials ran to the end, or they are alike."
-    )
-    parallel = parallel_coordinates(sweep, study)
-    yield _part("parallel", lambda: [parallel] if parallel else [], "No trial ran to the end.")
-    yield _part("curves", lambda: [curves(sweep, reader)], "" if sweep.points else none)
-    yield _part("diverged", lambda: diverged_shares(sweep), "No trial diverged.")
+    yield _part("contours", contours(sweep, study, important), "Too few trials ran to the end, or they are alike.")
+    yield _part("parallel", parallel_coordinates(sweep, study), "No trial ran to the end.")
+    yield _part("curves", curves(sweep, reader), none)
+    yield _part("diverged", diverged_shares(sweep), "No trial diverged.")
     yield from _layers(sweep, reader)
 
 
-def _part(name: str, draw: Callable[[], Sequence[go.Figure]], missing: str) -> Part:
+def _part(name: str, figures: Sequence[go.Figure], missing: str, of: str = "") -> Part:
     """The part of that name; `missing` is said if there is nothing to draw."""
     title, reading = READING[name]
-    figures = draw()
-    return Part(title=title, reading=reading, figures=figures, missing="" if figures else missing)
+    return Part(title=title + of, reading=reading, figures=figures, missing="" if figures else missing)
 
 
 def _layers(sweep: TrackedSweep, reader: Reader) -> Iterator[Part]:
     """Heat maps of each rule's best point."""
-    title, reading = READING["layers"]
     shown = set()
     for point in sweep.good:
         if (rule := sweep.rule(point)) not in shown:
             shown.add(rule)
             figures = heat_maps(sweep.runs[point.usable[0].label], reader)
-            missing = "" if figures else "It measured no alignment (run.alignment.every)."
-            yield Part(title=f"{title}: {rule} {point.label}", reading=reading, figures=figures, missing=missing)
+            missing = "It measured no alignment (run.alignment.every)."
+            yield _part("layers", figures, missing, of=f": {rule} {point.label}")
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -28,8 +28,9 @@ READING = {
     ),
     "parallel": (
         "Parallel coordinates",
-        "A line for each trial that ran to the end. Drag along an axis to choose a part of it, drag its name to "
-        "move it.",
+        "A line for each trial that ran to the end, darker where the objective is better; with several objectives, by "
+        "how many fronts of others lie before it. A narrow bundle of dark lines on an axis is where its coefficient "
+        "works.",
     ),
     "curves": (
         "Early stopping",

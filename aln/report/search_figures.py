@@ -22,7 +22,6 @@ from aln.tracking import Reader
 _BINS = 6
 _DECADES = 2  # from here on ticks at powers of ten are enough
 _CONTOURS_OF = 3  # coefficients, the most important ones
-_COLOURS = "Viridis"
 _FEWEST_OF_CONTOUR = 4  # completed points
 
 
@@ -107,20 +106,18 @@ def contours(sweep: TrackedSweep, study: optuna.Study, important: Sequence[str])
             title = axis_title(sweep.objective.metric)
             figures.append(plot_contour(study, list(pair), target=_first_value, target_name=title))
     for figure in figures:
-        figure.update_traces(colorscale=_COLOURS, reversescale=False, selector={"type": "contour"})
+        darker_is_better = {"reversescale": sweep.objective.mode == "min"}
+        figure.update_traces(**darker_is_better, selector={"type": "contour"})
         figure.update_layout(title=None)
     return figures
 
 
-def parallel_coordinates(sweep: TrackedSweep, study: optuna.Study) -> go.Figure | None:
-    """A line a completed point across all searched parameters."""
+def parallel_coordinates(sweep: TrackedSweep, study: optuna.Study) -> list[go.Figure]:
+    """A line a completed point across all searched parameters; none without such points."""
     if not study.trials:
-        return None
-    title = axis_title(sweep.objective.metric)
-    figure: go.Figure = plot_parallel_coordinate(study, target=_first_value, target_name=title)
-    figure.update_traces(line={"colorscale": _COLOURS, "reversescale": False})
-    margin = {"l": 80, "r": 60, "t": 40, "b": 50}  # its axes make no room for their names
-    return figure.update_layout(title=None, margin=margin, meta="wide")  # scrolled where it does not fit
+        return []
+    figure: go.Figure = plot_parallel_coordinate(study, target_name=axis_title(sweep.objective.metric))
+    return [figure.update_layout(title=None, meta="wide")]  # scrolled where it does not fit
 
 
 def importance_bars(shares: dict[str, float]) -> go.Figure:
@@ -154,9 +151,9 @@ def fronts(sweep: TrackedSweep) -> list[go.Figure]:
     return figures
 
 
-def curves(sweep: TrackedSweep, reader: Reader) -> go.Figure:
+def curves(sweep: TrackedSweep, reader: Reader) -> list[go.Figure]:
     """Validation top-1 against the epoch, of every training; those that were stopped or diverged end early."""
-    figure, named = go.Figure(), set()
+    figure, named = go.Figure(), set[str]()
     colours = baseline_colours(point.label for point in sweep.baselines)
     for point in (*sweep.searched, *sweep.baselines):
         for record in point.records:
@@ -179,7 +176,8 @@ def curves(sweep: TrackedSweep, reader: Reader) -> go.Figure:
                 hovertemplate="%{text}, epoch %{x}: %{y:.2f}<extra></extra>",
             )
             named.add(name)
-    return figure.update_layout(xaxis_title="epoch", yaxis_title=axis_title("val_top1"))
+    figure.update_layout(xaxis_title="epoch", yaxis_title=axis_title("val_top1"))
+    return [figure] if named else []
 
 
 def _first_value(trial: optuna.trial.FrozenTrial) -> float:
