@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from aln.config import Document, dump, parse_sweep
+from aln.records import Point, TrialRecord
 from aln.report.runs import TrackedSweep, read_sweeps
+from aln.space import parse_space
 from aln.tracking import Reader, Tracker
 
 RUN = {"model": {"name": "mlp", "width": 16}, "data": "digits", "epochs": 3}
@@ -70,6 +72,24 @@ def log_sweep(
     if status is not None:
         parent.finish(status)
     assert tracker.close() == ""
+
+
+def imagined(trainings: Sequence[Training], space: Mapping[str, Any], **settings: Any) -> TrackedSweep:
+    """The same sweep as if it had been read from MLflow, without runs there."""
+    config, _ = parse_sweep(Document({"run": RUN, "baselines": [], **settings}))
+    points = []
+    for training in trainings:
+        record = TrialRecord(
+            label=training.label,
+            of=training.label,
+            repetition=0,
+            epochs=len(training.top1),
+            status=training.status,  # type: ignore[arg-type]
+            metrics={"val_top1": training.top1[-1], **training.metrics},
+        )
+        points.append(Point(label=training.label, values=training.point, baseline=False, records=[record]))
+    parsed = parse_space(Document(dict(space)), config.run)
+    return TrackedSweep(name="first", parent=None, config=config, space=parsed, runs={}, points=points)
 
 
 def tracked(*names: str) -> list[TrackedSweep]:

@@ -18,7 +18,9 @@ from real_sweeps import DIGITS, REPOSITORY, TINY, sweep
 pytestmark = needs_browser
 
 # Plots whose picture holds a mark, a line, a bar or a heat map.
-DRAWN = "return [...document.querySelectorAll('.js-plotly-plot')].map(p => p.querySelectorAll('.trace, .hm, .contour').length)"
+DRAWN = """
+return [...document.querySelectorAll('.js-plotly-plot')].map(p => p.querySelectorAll('.trace, .hm, .contour').length);
+"""
 OUTSIDE = """
 const wide = document.documentElement.clientWidth;
 const scrolled = e => e.closest('.scroll, pre');

@@ -1,11 +1,9 @@
-"""Which coefficients matter, of a study made anew from MLflow's runs."""
+"""Which coefficients matter, of a study made anew, and what plots of the search hold."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from logged_sweeps import Training, log_sweep, tracked
+from logged_sweeps import Training, imagined
 
 from aln.report.search_figures import diverged_shares, history, slices
 from aln.report.study import importances, rebuilt_study
@@ -34,12 +32,11 @@ def trainings() -> list[Training]:
 
 
 @pytest.mark.parametrize("objective", ["val_top1", "train_loss"], ids=["max", "min"])
-def test_what_decides_is_important_whichever_way_is_better(workplace: Path, objective: str) -> None:
+def test_what_decides_is_important_whichever_way_is_better(objective: str) -> None:
     made = trainings()
     if objective == "train_loss":
         made = [Training(**{**vars(one), "metrics": {"train_loss": 100 - one.top1[0]}}) for one in made]
-    log_sweep(workplace, made, space={"rule": "mirror", "parameters": PARAMETERS}, objective=objective, trials=30)
-    (sweep,) = tracked()
+    sweep = imagined(made, {"rule": "mirror", "parameters": PARAMETERS}, objective=objective)
     study = rebuilt_study(sweep)
     assert len(study.trials) == sum(one.status == "completed" for one in made)
     shares = importances(study)
@@ -49,9 +46,8 @@ def test_what_decides_is_important_whichever_way_is_better(workplace: Path, obje
     assert study.best_params == dict(best.point)
 
 
-def test_plots_hold_what_was_logged(workplace: Path) -> None:
-    log_sweep(workplace, trainings(), space={"rule": "mirror", "parameters": PARAMETERS}, trials=30)
-    (sweep,) = tracked()
+def test_plots_hold_what_the_trials_reached() -> None:
+    sweep = imagined(trainings(), {"rule": "mirror", "parameters": PARAMETERS})
     marks = {trace.name: list(zip(trace.x, trace.y, strict=True)) for trace in history(sweep).data}
     assert marks["stopped early"] == [(0, 30)]
     assert len(marks["diverged"]) == 4
