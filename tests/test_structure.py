@@ -36,7 +36,7 @@ ROWS = [
     ["search", "distributed"],
     ["command"],
     ["progress", "sweep_summary"],
-    ["train", "sweep", "validate", "import_tf"],
+    ["train", "sweep", "validate", "import_tf", "study"],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

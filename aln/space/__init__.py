@@ -18,7 +18,7 @@ there, under each rule for which the key is there.
 
 from aln.space.constraints import Constraint
 from aln.space.grids import grid_problems
-from aln.space.parameters import Choice, Parameter, Range, Tie, When, format_point, format_value
+from aln.space.parameters import Choice, Parameter, Range, Tie, When, format_point, format_value, listed, thawed
 from aln.space.parsing import parse_space
 from aln.space.samplers import sampler_problems
 from aln.space.space import RULE, SearchSpace, holds
@@ -36,6 +36,8 @@ __all__ = [
     "format_value",
     "grid_problems",
     "holds",
+    "listed",
     "parse_space",
     "sampler_problems",
+    "thawed",
 ]
