@@ -78,10 +78,14 @@ def joined_cluster() -> Iterator[Cluster]:
     """The cluster at `RAY_ADDRESS`, else the one that this machine is in, else one that is started here and ends here.
 
     `RAY_ADDRESS=local` always starts one. Its processes find modules of the user's own in the folder where this one was
-    started. Raises `ClusterError` if it cannot be joined or started, `AlnError` if nothing listens at `RAY_ADDRESS`.
+    started. Within another such context it is that one's cluster. Raises `ClusterError` if it cannot be joined or
+    started, `AlnError` if nothing listens at `RAY_ADDRESS`.
     """
     address = os.environ.get("RAY_ADDRESS") or _running_here()
     address = None if address == "local" else address
+    if ray.is_initialized():
+        yield _joined(address)
+        return
     path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
     before = dict(os.environ)
     # Nobody takes away the machine on which one works.
@@ -103,15 +107,20 @@ def joined_cluster() -> Iterator[Cluster]:
             where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot start on this machine"
             raise ClusterError(f"{where}: {error}") from error
         try:
-            have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            nodes = [(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in have]
-            where = f"the Ray cluster at {address}" if address else "this machine"
-            yield Cluster(where, nodes, _grown(Path(_GROWTH).expanduser()) if address else ())
+            yield _joined(address)
         finally:
             ray.shutdown()
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def _joined(address: str | None) -> Cluster:
+    """The cluster that this process is in; it was started here if it has no address."""
+    have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in have]
+    where = f"the Ray cluster at {address}" if address else "this machine"
+    return Cluster(where, nodes, _grown(Path(_GROWTH).expanduser()) if address else ())
 
 
 def _running_here() -> str | None:

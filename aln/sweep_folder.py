@@ -52,6 +52,12 @@ class SweepFolder:
         """Whether there is what a sweep can be resumed from."""
         return (self.path / SWEEP).exists()
 
+    def is_begun(self) -> bool:
+        """Whether there is what a sweep can be resumed from, here or at its URL, from where it is brought."""
+        if self.remote is not None and not self.path.exists():
+            self._fetch(self.remote)
+        return self.is_described()
+
     @property
     def resuming(self) -> str:
         """The options of `aln.sweep` that go on with the sweep."""

@@ -30,13 +30,12 @@ ROWS = [
     ["space"],
     ["build", "run_folder", "sweep_folder"],
     ["job"],
-    ["tracking", "timing", "records", "encoding"],
+    ["tracking", "timing", "records", "encoding", "command"],
     ["report", "cluster", "mailbox", "workers"],
     ["worker_group"],
     ["search", "distributed"],
-    ["command"],
     ["progress", "sweep_summary"],
-    ["train", "sweep", "validate", "import_tf"],
+    ["train", "sweep", "validate", "import_tf", "study"],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

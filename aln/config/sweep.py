@@ -79,6 +79,7 @@ class SweepConfig(Section):
         trials: suggested trials, baselines not counted.
         seeds: each point is trained so many times, with the run's seed and those after it; the mean is optimised.
         warm_start: sweeps or MLflow experiments whose trials the sampler knows from the beginning.
+        test: which searched points are tested when all have ended: the best, or all that trained. Baselines are always.
         max_failures: the sweep ends after more failed trials than that; never if null.
         restarts: how often a trial whose process died is started again from its last checkpoint.
         stall_timeout: seconds without a step after which a trial is ended as timed out, ten times that before its first
@@ -94,6 +95,7 @@ class SweepConfig(Section):
     seeds: int = Field(1, ge=1)
     warm_start: list[str] = Field(default_factory=list)
     baselines: list[str] = Field(default_factory=lambda: ["backprop", "feedback"])
+    test: Literal["best", "all"] = "best"
     max_concurrent: int | None = Field(None, ge=1)
     max_failures: int | None = Field(None, ge=0)
     restarts: int = Field(3, ge=0)

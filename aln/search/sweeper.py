@@ -195,7 +195,8 @@ def _conclude(
     points, objectives = list(study.points.values()), plan.sweep.objectives
     best = best_point(points, objectives[0])
     front = pareto_front(points, objectives) if len(objectives) > 1 else []
-    chosen = [point for point in points if point.baseline or point is best or point in front]
+    every = plan.sweep.test == "all"
+    chosen = [p for p in points if p.baseline or p is best or p in front or (every and p.usable)]
     tested = _test(plan, study, bookkeeper, [record for point in chosen for record in point.records])
     parent.artifact(_write_trials(plan, points, tested))
     if best is not None:

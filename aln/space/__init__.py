@@ -28,6 +28,8 @@ from aln.space.parameters import (
     format_point,
     format_value,
     format_when,
+    listed,
+    thawed,
 )
 from aln.space.parsing import parse_space
 from aln.space.samplers import sampler_problems
@@ -48,6 +50,8 @@ __all__ = [
     "format_when",
     "grid_problems",
     "holds",
+    "listed",
     "parse_space",
     "sampler_problems",
+    "thawed",
 ]

@@ -1,0 +1,99 @@
+"""A study from beginning to end: one sweep after the other, each as `aln.sweep` runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from aln.cluster import joined_cluster
+from aln.config import Document, Objective
+from aln.records import Point, ranked
+from aln.search.plan import SweepPlan
+from aln.search.study import Study
+from aln.search.sweeper import run_sweep
+from aln.space import parse_space
+from aln.study.folder import StudyFolder
+from aln.study.plan import PlannedSweep, Stage, StudyPlan
+from aln.study.points import Found, space_of
+from aln.sweep_folder import SweepFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndedSweep:
+    """What came of a sweep.
+
+    Attributes:
+        test_top1: test accuracy in percent of the trainings that were tested, by label.
+    """
+
+    stage: str
+    planned: PlannedSweep
+    plan: SweepPlan
+    points: Sequence[Point]
+    test_top1: Mapping[str, float]
+
+    @property
+    def objective(self) -> Objective:
+        """What its points are ranked by."""
+        return self.plan.sweep.objectives[0]
+
+    def best(self, count: int) -> list[Point]:
+        """So many of its searched points that trained, from the best on."""
+        trained = [point for point in self.points if not point.baseline and point.usable]
+        return ranked(trained, self.objective)[:count]
+
+
+def run_study(study: StudyPlan, folder: StudyFolder, console: Console) -> list[EndedSweep]:
+    """Runs what is left of a study; returns all its sweeps.
+
+    A stage whose points are those of another one passes over what did not train there. Raises `KeyboardInterrupt` if a
+    sweep was stopped before its end, `AlnError` as `run_sweep` does.
+    """
+    ended: dict[str, list[EndedSweep]] = {stage.name: [] for stage in study.stages}
+    every = [(stage, planned) for stage in study.stages for planned in stage.sweeps]
+    with joined_cluster():
+        for number, (stage, planned) in enumerate(every, 1):
+            title = f"[{number}/{len(every)}] {folder.name}-{planned.name}"
+            plan = _plan(folder, stage, planned, ended)
+            if plan is None:
+                console.print(
+                    f"{title}: nothing to train, no point of {stage.source} did", highlight=False, markup=False
+                )
+                continue
+            console.print(title, style="bold", highlight=False, markup=False)
+            ended[stage.name].append(_end(folder, stage, planned, plan, console))
+    return [sweep for sweeps in ended.values() for sweep in sweeps]
+
+
+def _plan(
+    folder: StudyFolder, stage: Stage, planned: PlannedSweep, ended: Mapping[str, Sequence[EndedSweep]]
+) -> SweepPlan | None:
+    """What the sweep will do; None if it would train points of a stage in which none trained."""
+    space, sweep = planned.space, planned.sweep
+    if stage.source is not None:
+        found: list[Found] = [(s.plan.space, point.values) for s in ended[stage.source] for point in s.best(stage.top)]
+        if not found:
+            return None
+        space = parse_space(Document(space_of(stage.source, found)), sweep.run)
+        sweep = sweep.model_copy(update={"trials": len(found)})
+    name = f"{folder.name}-{planned.name}"
+    where = SweepFolder(folder.storage, name)
+    return SweepPlan(name=name, space=space, sweep=sweep, base=planned.base, folder=where.path, remote=where.remote)
+
+
+def _end(folder: StudyFolder, stage: Stage, planned: PlannedSweep, plan: SweepPlan, console: Console) -> EndedSweep:
+    """The sweep's outcome, for which it is run to its end unless that has been seen."""
+    where = SweepFolder(folder.storage, plan.name)
+    begun = where.is_begun()
+    if not (begun and plan.name in folder.ended()):
+        outcome = run_sweep(plan, where, console, resume=begun)
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        folder.note_ended(plan.name)
+    kept = Study(plan)
+    tests = {key.removeprefix("test/"): value for key, value in kept.notes().items() if key.startswith("test/")}
+    tested = {label: test["top1"] for label, test in tests.items()}
+    points = list(kept.points.values())
+    return EndedSweep(stage=stage.name, planned=planned, plan=plan, points=points, test_top1=tested)
