@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from aln import __version__
+import aln
 from aln.report.commands import train_command
 from aln.report.comparison import contender, contenders, relative_cost, side_by_side
 from aln.report.layer_figures import heat_maps
@@ -42,10 +42,10 @@ from aln.tracking import Reader
 _TEMPLATE = "page.html.jinja"
 _BEST = 5  # points that are listed with their commands
 _CONFIG = {"responsive": True, "displayModeBar": False}
+_MARGIN = {"l": 10, "r": 10, "t": 30, "b": 10}  # pixels; axes make more room for their names
 _LAYOUT: dict[str, Any] = {
     "template": "plotly_white",
     "autosize": True,
-    "margin": {"l": 10, "r": 10, "t": 30, "b": 10},
     "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
     "font": {"family": "system-ui, sans-serif", "size": 12},
     "title": {"font": {"size": 13}},
@@ -80,7 +80,8 @@ def render(sweeps: Sequence[TrackedSweep], reader: Reader, title: str | None = N
 
     def drawn(figure: go.Figure) -> Markup:
         """The figure as HTML; text in it cannot leave its script: plotly escapes it."""
-        figure.update_layout(**_LAYOUT)
+        margin = {**_MARGIN, **figure.layout.margin.to_plotly_json()}
+        figure.update_layout(margin=margin, **_LAYOUT)
         figure.update_xaxes(automargin=True).update_yaxes(automargin=True)
         height = figure.layout.height or 340
         return Markup(  # noqa: S704
@@ -103,7 +104,7 @@ def render(sweeps: Sequence[TrackedSweep], reader: Reader, title: str | None = N
     metrics = {sweep.objective.metric for sweep in sweeps}
     return template.render(
         title=title or f"Report on {', '.join(sweep.name for sweep in sweeps)}",
-        version=__version__,
+        version=aln.__version__,
         written=datetime.now(UTC),
         plotly=Markup(get_plotlyjs()),  # noqa: S704
         sweeps=[_section(sweep, reader) for sweep in sweeps],

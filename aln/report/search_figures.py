@@ -117,7 +117,8 @@ def parallel_coordinates(sweep: TrackedSweep, study: optuna.Study) -> list[go.Fi
     if not study.trials:
         return []
     figure: go.Figure = plot_parallel_coordinate(study, target_name=axis_title(sweep.objective.metric))
-    return [figure.update_layout(title=None, meta="wide")]  # scrolled where it does not fit
+    # The first axis's name is left out where there is no room; the whole is scrolled where it does not fit.
+    return [figure.update_layout(title=None, margin={"l": 70}, meta="wide")]
 
 
 def importance_bars(shares: dict[str, float]) -> go.Figure:

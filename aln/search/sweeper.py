@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 
-from aln import __version__
+import aln
 from aln.build import build_model, load_data
 from aln.checkpoint_folder import CheckpointFolder
 from aln.config import parse_run
@@ -181,7 +181,7 @@ def _describe(plan: SweepPlan, parent: TrackedRun, images: int | None) -> None:
     """What the sweep is, on its run; `images` are those by which trials are compared."""
     parent.begin()
     parent.describe(plan.base)
-    parent.tag(rule=plan.space.rule, space=plan.space.name, versions=json.dumps({"aln": __version__, **versions()}))
+    parent.tag(rule=plan.space.rule, space=plan.space.name, versions=json.dumps({"aln": aln.__version__, **versions()}))
     if images:
         parent.tag(validation_images=str(images))
     parent.artifact(plan.folder / SWEEP)
