@@ -145,7 +145,7 @@ def test_metrics_of_layers_stand_together_and_plots_are_there(mlflow: Chrome, se
     tracked = Tracked(folder)
     runs = f"{server}/#/experiments/{tracked.parent.info.experiment_id}/runs"
     mlflow.get(f"{runs}/{tracked.children['000'].info.run_id}/model-metrics")
-    wait_for(mlflow, "angle (", "gradient_angle (")
+    wait_for(mlflow, "angle\n(2)", "gradient_angle\n(2)")
     mlflow.get(f"{runs}/{tracked.parent.info.run_id}/artifacts/plots/coefficients.png")
     wait_for(mlflow, "best.yaml", "coefficients.png")
     picture = "return [...document.querySelectorAll('img')].map(i => i.naturalWidth)"
