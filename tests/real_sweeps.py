@@ -97,6 +97,13 @@ def count_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def runs_in(folder: Path, experiment: str) -> list[Run]:
+    """All runs of an experiment in MLflow's embedded store in the folder."""
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    found = client.get_experiment_by_name(experiment)
+    return list(client.search_runs([found.experiment_id], max_results=1000)) if found else []
+
+
 class Tracked:
     """What MLflow's embedded store in the folder holds of an experiment.
 
@@ -108,8 +115,7 @@ class Tracked:
 
     def __init__(self, folder: Path, experiment: str = "digits") -> None:
         self.client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-        found = self.client.get_experiment_by_name(experiment)
-        self.runs: list[Run] = list(self.client.search_runs([found.experiment_id], max_results=1000)) if found else []
+        self.runs = runs_in(folder, experiment)
         self.children: dict[str, Run] = {}
         for run in self.runs:
             if run.data.tags["kind"] != "sweep":
