@@ -129,7 +129,7 @@ def show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> No
     """Prints the answer: the best trial beside the baselines, its coefficients, and the commands that go on."""
     _show_answer(plan, outcome, console)
     counts = Counter(point.status for point in outcome.points if not point.baseline)
-    ended = ", ".join(f"{count} {status}" for status, count in counts.items())
+    ended = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none began"
     cut = " The sweep was interrupted." if outcome.interrupted else ""
     cut = f" The sweep ended before its last trial: {outcome.ended}." if outcome.ended else cut
     console.print(f"Trials: {ended}.{cut}", highlight=False, soft_wrap=True)
