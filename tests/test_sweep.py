@@ -278,14 +278,15 @@ def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
-        (["nowhere.yaml"], ["nowhere.yaml: cannot be read"]),
+        (["nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
+        ([str(INFORMATION.with_name("infomation.yaml"))], [f"there is no such file; did you mean '{INFORMATION}'?"]),
         ([str(INFORMATION), "--trials", "0"], ["trials: is 0"]),
         (
             [str(INFORMATION), "--set", "run.epoch=3", "trails=3"],
             ["did you mean 'run.epochs'", "did you mean 'trials'"],
         ),
         ([str(INFORMATION), "--name", "a/b"], ["--name: is 'a/b', expected"]),
-        ([str(INFORMATION), "--sweep", "nowhere.yaml"], ["nowhere.yaml: cannot be read"]),
+        ([str(INFORMATION), "--sweep", str(DIGITS.with_name("digts.yaml"))], [f"did you mean '{DIGITS}'?"]),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(
@@ -295,6 +296,17 @@ def test_bad_input_is_refused_before_anything_starts(
     error = capsys.readouterr().err
     assert all(message in error for message in messages)
     assert [path.name for path in workplace.iterdir()] == ["mlflow.db"]
+
+
+@pytest.mark.parametrize("name", ["minr", "mine-2"])
+def test_a_sweep_that_is_not_there_comes_with_the_nearest(
+    workplace: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for folder in ("mine", "minr-run"):  # the second is no sweep
+        (workplace / "results" / folder).mkdir(parents=True)
+    (workplace / "results/mine/sweep.yaml").touch()
+    assert sweep.main(["--resume", name]) == 2
+    assert re.search(r"holds no sweep \(.*\); did you mean 'mine'\?$", capsys.readouterr().err.strip())
 
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
