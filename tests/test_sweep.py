@@ -177,6 +177,13 @@ def test_best_yaml_trains_the_best_trial_again_to_the_same_numbers(finished: Sim
         assert again.data.metrics[metric] == best.data.metrics[metric]
 
 
+def test_validating_the_sweep_evaluates_its_best_trial(finished: SimpleNamespace) -> None:
+    command = [sys.executable, "-m", "aln.validate", "mine", "--split", "test", "--no-log"]
+    done = subprocess.run(command, cwd=finished.folder, check=True, capture_output=True, text=True)
+    best = next(r for name, r in finished.children.items() if name.isdigit() and "test_top1" in r.data.metrics)
+    assert f"top-1 {best.data.metrics['test_top1']:.2f} %" in done.stdout
+
+
 def test_plots_and_configuration_are_artifacts(finished: SimpleNamespace) -> None:
     names = {a.path for a in finished.client.list_artifacts(finished.parent.info.run_id, "plots")}
     assert names == {"plots/history.png", "plots/coefficients.png", "plots/angles.png"}

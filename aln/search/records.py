@@ -97,6 +97,11 @@ class Point:
         return None if None in found else [value for value in found if value is not None]
 
 
+def training_label(point: str, repetition: int, seeds: int) -> str:
+    """What a training of a point is called, one of as many as there are seeds."""
+    return point if seeds == 1 else f"{point}-s{repetition}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class KnownTrial:
     """A point that another sweep has tried. `metrics` is empty if it diverged."""
