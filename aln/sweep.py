@@ -104,9 +104,10 @@ def _begun(options: argparse.Namespace) -> tuple[str, SweepFolder, SweepConfig, 
     else:
         name = check_name(options.name)
     folder = SweepFolder(sweep.storage, name)
-    if folder.path.exists():
+    if folder.exists():
         again = f"go on with it by --resume {name}, or " if folder.is_described() else ""
-        message = f"is '{name}', but {folder.path} exists; {again}choose another name"
+        there = folder.path if folder.path.exists() else folder.remote
+        message = f"is '{name}', but {there} exists; {again}choose another name"
         raise ConfigError([Problem(key="--name", message=message)])
     return name, folder, sweep, base, space
 

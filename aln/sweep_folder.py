@@ -40,6 +40,10 @@ class SweepFolder:
         self.path, self.remote = places(storage, name)
         self._here = open_storage(self.path)
 
+    def exists(self) -> bool:
+        """Whether there is such a sweep, or something else of that name, here or at its URL."""
+        return self.path.exists() or (self.remote is not None and bool(open_storage(self.remote).files()))
+
     def begin(self, sweep: SweepConfig, space: SearchSpace) -> None:
         """Makes the folder, which must not be there yet, and describes the sweep. Raises `AlnError` if it cannot."""
         make_folder(self.path)

@@ -217,8 +217,9 @@ def test_nothing_is_printed_but_what_is_meant(finished: SimpleNamespace) -> None
     assert len(re.findall(r"^\[\d/8\]", finished.out, re.MULTILINE)) == 8
 
 
-def test_a_finished_sweep_is_not_overwritten(finished: SimpleNamespace) -> None:
-    done = run(finished.folder, str(INFORMATION), "--name", "mine")
+@pytest.mark.parametrize("how", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_finished_sweep_is_not_overwritten(finished: SimpleNamespace, how: list[str]) -> None:
+    done = run(finished.folder, str(INFORMATION), "--name", "mine", *how)
     assert done.returncode == 2
     assert "choose another name" in done.stderr
 
@@ -323,5 +324,6 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(workplace: Path, capsys: p
     assert "5 trials and the baselines backprop, feedback" in out
     assert re.search(r"This machine \(\d+ CPU cores, \d+ GPUs\) holds \d+ trials at once", out)
     assert re.search(r"An epoch takes about [\d.]+ s: at most [\d.]+ (minutes|hours) for 7 trials", out)
+    assert re.search(r"Start-up comes on top, about [\d.]+ minutes: \d+ s for Ray and the first processes", out)
     assert re.search(r"One takes about [\d.]+ GiB of [\d.]+ GiB of memory, which would hold \d+", out)
     assert [path.name for path in workplace.iterdir()] == ["mlflow.db"]

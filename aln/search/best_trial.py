@@ -33,7 +33,7 @@ class BestTrial:
 
 
 def best_trial(folder: Path) -> BestTrial:
-    """The best trial so far. Raises `SweepError` if none has trained, `ConfigError` for a sweep's file that is wrong."""
+    """The best trial so far. Raises `SweepError` if none has trained, `ConfigError` for a file that is wrong."""
     sweep, _ = parse_sweep(read_document(folder / SWEEP))
     best = best_point(_points(folder / STUDY, sweep), sweep.objectives[0])
     if best is None:
