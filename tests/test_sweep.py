@@ -200,7 +200,8 @@ def test_the_table_of_trials_holds_what_mlflow_does(finished: SimpleNamespace) -
     assert rows.keys() == finished.children.keys()
     for trial, child in finished.children.items():
         assert rows[trial]["status"] == child.data.tags["status"]
-        assert float(rows[trial]["val_top1"]) == child.data.metrics["val_top1"]
+        if rows[trial]["status"] != "diverged":
+            assert float(rows[trial]["val_top1"]) == child.data.metrics["val_top1"]
         if trial.isdigit():
             assert rows[trial]["rule.alpha"] == child.data.params["rule.alpha"]
 
@@ -239,6 +240,11 @@ def test_trials_that_fail_or_diverge_do_not_stop_the_sweep(tmp_path: Path, empty
     assert "a rule with a bug" in text
     assert "my_lab.py" in text  # the traceback, not only the message
     assert yaml.safe_load((tmp_path / "results/own/best.yaml").read_text())["rule"]["mood"] == 0
+    with (tmp_path / "results/own/trials.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["status"] == "diverged"]
+    assert rows
+    assert {(row["val_top1"], row["val_top5"], row["val_loss"]) for row in rows} == {("", "", "")}
+    assert all(float(row["train_seconds"]) > 0 for row in rows)
 
 
 def test_settings_that_are_legal_one_by_one_but_not_together_fail_their_trial(

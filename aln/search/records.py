@@ -45,6 +45,15 @@ class TrialRecord:
         """Epochs done so far."""
         return int(self.metrics.get("epoch", 0))
 
+    @property
+    def measured(self) -> Mapping[str, float]:
+        """The metrics without those that a diverged training does not have: it reports the worst validation there is
+        (`EpochResult.metrics`), for the search alone.
+        """
+        if self.status != "diverged":
+            return self.metrics
+        return {name: value for name, value in self.metrics.items() if not name.startswith("val_")}
+
     def update(self, metrics: Mapping[str, float]) -> bool:
         """Takes over an epoch's numbers; False if it knew them: a training repeats epochs after a restart."""
         if metrics["epoch"] <= self.epoch:

@@ -292,7 +292,7 @@ def _write_best(plan: SweepPlan, bookkeeper: Bookkeeper, best: TrialRecord) -> P
 
 
 def _write_trials(plan: SweepPlan, points: Sequence[Point], tested: Mapping[str, float]) -> Path:
-    """Writes one line a training: how it ended, what it reached, and what was searched."""
+    """Writes one line a training: how it ended, what was measured, and what was searched."""
     path = plan.folder / "trials.csv"
     usual = ("val_top1", "val_top5", "val_loss", "train_loss", "train_seconds")
     metrics = tuple(dict.fromkeys([*usual, *(objective.metric for objective in plan.sweep.objectives)]))
@@ -303,7 +303,7 @@ def _write_trials(plan: SweepPlan, points: Sequence[Point], tested: Mapping[str,
         for point in points:
             rule = point.label if point.baseline else point.values.get(RULE, plan.space.rule)
             for record in point.records:
-                numbers = [record.metrics.get(metric, "") for metric in metrics]
+                numbers = [record.measured.get(metric, "") for metric in metrics]
                 values = plan.space.values(point.values) if not point.baseline else {}
                 searched = [("null" if values[key] is None else values[key]) if key in values else "" for key in keys]
                 test, seed = tested.get(record.label, ""), plan.base.seed + record.repetition
