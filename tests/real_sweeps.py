@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,14 +45,18 @@ class Ended:
 
 
 class SweepProcess:
-    """A running `python -m aln.sweep`; all that it prints goes to a file of the folder."""
+    """A running `python -m aln.sweep`, in a session and a process group of its own; what it prints goes to a file of
+    the folder.
+    """
 
     def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self._log = folder / f"sweep-{time.monotonic_ns()}.log"
         with self._log.open("w") as log:
             command = [sys.executable, "-m", "aln.sweep", *arguments]
             variables = {**ENVIRONMENT, **(environment or {})}
-            self._process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=variables)
+            self._process = subprocess.Popen(
+                command, cwd=folder, stdout=log, stderr=log, env=variables, start_new_session=True
+            )
 
     @property
     def out(self) -> str:
@@ -76,10 +81,24 @@ class SweepProcess:
             raise
         return False
 
+    def send(self, which: signal.Signals, *, group: bool = False) -> None:
+        """Sends a signal to it, or to the whole process group."""
+        (os.killpg if group else os.kill)(self._process.pid, which)
+
     def signal(self, which: signal.Signals) -> Ended:
         """Sends it a signal and waits for its end."""
-        self._process.send_signal(which)
+        self.send(which)
         return self.wait()
+
+    def left_behind(self) -> list[str]:
+        """Command lines of the session's processes; those that have ended and that nobody asks for are none."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+                if int(session) == self._process.pid and state != "Z":
+                    found.append(stat.with_name("cmdline").read_text().replace("\0", " "))
+        return found
 
     def wait(self) -> Ended:
         """Waits for its end."""

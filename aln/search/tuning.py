@@ -25,7 +25,8 @@ from aln.worker_group import trial_resources, trials_at_once
 
 # Tune's own files, which nobody reads: what it would resume from is not what a sweep resumes from.
 _SCRATCH = ".tune"
-_SETTINGS = {"TUNE_GLOBAL_CHECKPOINT_S": "86400"}
+# Signals are for `Interruption`.
+_SETTINGS = {"TUNE_GLOBAL_CHECKPOINT_S": "86400", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
 
 
 class _Here:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from aln.cluster import joined_cluster
 from aln.config import Document, Objective
+from aln.search.interruption import Interruption
 from aln.search.plan import SweepPlan
 from aln.search.records import Point, ranked
 from aln.search.study import Study
@@ -46,7 +47,7 @@ class EndedSweep:
         return ranked(trained, self.objective)[:count]
 
 
-def run_study(study: StudyPlan, folder: StudyFolder, console: Console) -> list[EndedSweep]:
+def run_study(study: StudyPlan, folder: StudyFolder, console: Console, interruption: Interruption) -> list[EndedSweep]:
     """Runs what is left of a study; returns all its sweeps.
 
     A stage whose points are those of another one passes over what did not train there. Raises `KeyboardInterrupt` if a
@@ -64,7 +65,7 @@ def run_study(study: StudyPlan, folder: StudyFolder, console: Console) -> list[E
             if plan.name not in folder.ended():
                 console.print(title, style="bold", highlight=False, markup=False)
                 held.enter_context(joined_cluster())  # one for all that is left
-                _run_to_its_end(folder, plan, console)
+                _run_to_its_end(folder, plan, console, interruption)
             ended[stage.name].append(_ended(stage, planned, plan))
     return [sweep for sweeps in ended.values() for sweep in sweeps]
 
@@ -85,10 +86,10 @@ def _plan(
     return SweepPlan(name=name, space=space, sweep=sweep, base=planned.base, folder=where.path, remote=where.remote)
 
 
-def _run_to_its_end(folder: StudyFolder, plan: SweepPlan, console: Console) -> None:
+def _run_to_its_end(folder: StudyFolder, plan: SweepPlan, console: Console, interruption: Interruption) -> None:
     """Runs a sweep, or what is left of it."""
     where = SweepFolder(folder.storage, plan.name)
-    if run_sweep(plan, where, console, resume=where.is_begun()).interrupted:
+    if run_sweep(plan, where, console, interruption, resume=where.is_begun()).interrupted:
         raise KeyboardInterrupt
     folder.note_ended(plan.name)
 
