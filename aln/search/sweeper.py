@@ -29,7 +29,7 @@ from aln.search.tuning import cluster, tune_trials
 from aln.search.warm_start import known_trials
 from aln.space import RULE, format_point
 from aln.sweep_folder import SWEEP, SweepFolder
-from aln.tracking import SPOOL, TrackedRun, Tracker
+from aln.tracking import SPOOL, TrackedRun, Tracker, reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def _run(
             try:
                 _draw(plan, study, tracker, parent, bookkeeper)
             except MlflowException as error:  # the sweep does not depend on it
-                say(f"No plots: MLflow does not answer ({str(error).splitlines()[0]}). --resume draws them.")
+                say(f"No plots: MLflow does not answer ({reason(error)}). --resume draws them.")
         seconds = time.perf_counter() - began
         share = (study.trained - trained_before) / (concurrent * seconds)
         if share:
