@@ -111,20 +111,35 @@ def sweep(folder: Path, *arguments: str, environment: Mapping[str, str] | None =
     return SweepProcess(folder, *arguments, environment=environment).wait()
 
 
+def command_lines() -> set[str]:
+    """Those of all processes of the machine that can be read."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
 def count_lines(path: Path) -> int:
     """Lines of a file; none if it is not there."""
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def runs_in(folder: Path, experiment: str) -> list[Run]:
-    """All runs of an experiment in MLflow's embedded store in the folder."""
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+def store_in(folder: Path) -> str:
+    """The address of MLflow's embedded store in the folder."""
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def runs_in(client: MlflowClient, experiment: str) -> list[Run]:
+    """All runs of an experiment."""
     found = client.get_experiment_by_name(experiment)
     return list(client.search_runs([found.experiment_id], max_results=1000)) if found else []
 
 
 class Tracked:
-    """What MLflow's embedded store in the folder holds of an experiment.
+    """What MLflow holds of an experiment: its embedded store in the folder, or the store at an address.
 
     Attributes:
         runs: all of them.
@@ -132,9 +147,9 @@ class Tracked:
         children: its trials' by label; a label that two runs have fails.
     """
 
-    def __init__(self, folder: Path, experiment: str = "digits") -> None:
-        self.client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-        self.runs = runs_in(folder, experiment)
+    def __init__(self, folder: Path, experiment: str = "digits", uri: str | None = None) -> None:
+        self.client = MlflowClient(uri or store_in(folder))
+        self.runs = runs_in(self.client, experiment)
         self.children: dict[str, Run] = {}
         for run in self.runs:
             if run.data.tags["kind"] != "sweep":

@@ -29,7 +29,7 @@ from aln.search.tuning import cluster, tune_trials
 from aln.search.warm_start import known_trials
 from aln.space import RULE, format_point
 from aln.sweep_folder import SWEEP, SweepFolder
-from aln.tracking import SPOOL, TrackedRun, Tracker
+from aln.tracking import SPOOL, TrackedRun, Tracker, reason
 
 # What MLflow has to hear the last when SIGKILL may follow; what waits longer waits in the spool.
 _HURRIED_SECONDS = 3.0
@@ -229,7 +229,7 @@ def _draw(
         runs = _of_this_sweep(tracker, parent, study, bookkeeper)
         files = draw_sweep(runs, tracker, plan.space, objective.metric, objective.mode, folder)
     except MlflowException as error:
-        say(f"No plots: MLflow does not answer ({str(error).splitlines()[0]}). --resume draws them.")
+        say(f"No plots: MLflow does not answer ({reason(error)}). --resume draws them.")
         return
     for file in files:
         parent.artifact(file, "plots")

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mlflow import MlflowClient
 
 from aln.study.__main__ import main
-from real_sweeps import ENVIRONMENT, count_lines, runs_in
+from real_sweeps import ENVIRONMENT, count_lines, runs_in, store_in
 
 BASE = """
 run:
@@ -95,7 +96,7 @@ def test_every_sweep_is_there_once_with_all_its_trainings(resumed: SimpleNamespa
 
 
 def test_mlflow_has_one_run_a_training_and_each_epoch_once(resumed: SimpleNamespace) -> None:
-    everything = runs_in(resumed.folder, "study")
+    everything = runs_in(MlflowClient(store_in(resumed.folder)), "study")
     trainings = [run for run in everything if run.data.tags["kind"] != "sweep"]
     assert len(everything) - len(trainings) == 3
     assert len({(run.data.tags["mlflow.parentRunId"], run.data.tags["trial"]) for run in trainings}) == 12
@@ -149,7 +150,7 @@ def test_a_dry_run_shows_the_sweeps_and_begins_nothing(workplace: Path, capsys: 
     ("arguments", "message"),
     [
         ([], "STUDY: is missing"),
-        (["nix.yaml"], "nix.yaml: cannot be read"),
+        (["nix.yaml"], "nix.yaml: there is no such file"),
         (["study.yaml", "--name", "../up"], "--name: is '../up'"),
         (["--resume", "nobody"], "--resume: is 'nobody', but .* holds no study"),
         (["study.yaml", "--resume", "s"], "is resumed as it was described, without STUDY"),

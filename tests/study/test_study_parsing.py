@@ -131,7 +131,7 @@ def test_all_mistakes_of_all_files_are_told_at_once_each_with_its_line(folder: P
     ("old", "new", "expected"),
     [
         ("question: Does it?", "", "question: is required"),
-        ("base: base.yaml", "base: nix.yaml", "nix.yaml: cannot be read"),
+        ("base: base.yaml", "base: nix.yaml", "nix.yaml: there is no such file"),
         ("from: search", "from: serch", "study.yaml:5: stages: .* again is from serch, expected an earlier stage"),
         ("from: search", "space: mirror.yaml", "study.yaml:12: stages.again: .* `top`, which belongs beside `from`"),
         ("    from: search\n", "", "study.yaml:12: stages.again: .* expected either `space` or `from`"),
