@@ -12,18 +12,24 @@ from pathlib import Path
 _PACKAGES = ("numpy", "optuna", "ray", "torch", "torchvision")
 
 
-def fingerprint() -> dict[str, str]:
-    """Versions of what training depends on, and a hash of every file of `aln` and of modules of the user's own.
-
-    The latter are those that are imported and lie under the working folder, outside this environment.
-    """
-    package = Path(__file__).parent
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that training and search depend on."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    return found
+
+
+def fingerprint() -> dict[str, str]:
+    """Versions of what training depends on, and a hash of every file of `aln` and of modules of the user's own.
+
+    The latter are those that are imported and lie under the working folder, outside this environment.
+    """
+    package = Path(__file__).parent
+    found = versions()
     for path in sorted(package.rglob("*.py")):
         found[str(Path("aln") / path.relative_to(package))] = _hash(path)
     here, environment = Path.cwd(), Path(sys.prefix).resolve()

@@ -20,7 +20,7 @@ from aln.config import Resources
 from aln.search.cost import Cost, cost_of
 from aln.search.plan import SweepPlan
 from aln.search.sweeper import SweepOutcome
-from aln.space import RULE, Range, When, format_point, format_value
+from aln.space import RULE, When, format_parameter, format_point, format_value, format_when
 from aln.tracking import ui_command, ui_page
 from aln.worker_group import trials_at_once
 
@@ -38,17 +38,12 @@ def show_plan(plan: SweepPlan, console: Console) -> None:
     table.add_column("searched")
     table.add_column("over")
     for key, parameter in plan.space.parameters.items():
-        if isinstance(parameter, Range):
-            scale = ", log" if parameter.log else f", step {parameter.step:g}" if parameter.step else ""
-            over = f"{format_value(parameter.min)} … {format_value(parameter.max)}{scale}"
-        else:
-            over = " | ".join(format_value(value) for value in parameter.values)
-        table.add_row(key, over + _show_when(parameter.when))
+        table.add_row(key, _with(format_parameter(parameter), parameter.when))
     for key, value in plan.space.fixed.items():
         table.add_row(key, f"{format_value(value)} (fixed)", style="dim")
     for key, tie in plan.space.ties.items():
         as_what = f"{tie.factor:g} x {tie.to}" if tie.factor != 1 else f"as {tie.to}"
-        table.add_row(key, as_what + _show_when(tie.when), style="dim")
+        table.add_row(key, _with(as_what, tie.when), style="dim")
     console.print(table)
     for constraint in plan.space.constraints:
         console.print(f"Only where {constraint.text}.", highlight=False)
@@ -75,10 +70,8 @@ def show_plan(plan: SweepPlan, console: Console) -> None:
     console.print(f"A trial takes {takes}. Results go to {plan.folder}{checkpoints}.", soft_wrap=True)
 
 
-def _show_when(when: When) -> str:
-    """Under what a parameter is there, in words."""
-    asked = [f"{key} is {' or '.join(map(format_value, values))}" for key, values in when.items()]
-    return f", where {' and '.join(asked)}" if asked else ""
+def _with(what: str, when: When) -> str:
+    return f"{what}, {format_when(when)}" if when else what
 
 
 def show_estimate(plan: SweepPlan, console: Console) -> None:
@@ -181,6 +174,7 @@ def show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> No
     if (plan.folder / "plots").exists():
         show("plots", relative(plan.folder / "plots"))
     show("all trials", relative(plan.folder / "trials.csv"))
+    show("on one page", runnable(f"python -m aln.report {plan.name}"))
     if command := ui_command(outcome.tracker.uri):
         show("compare trials", runnable(command))
     show("in a browser", ui_page(outcome.tracker.uri, outcome.tracker.experiment_id))

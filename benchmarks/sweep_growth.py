@@ -38,9 +38,9 @@ from surrogate import epochs, plan, surrogate_trial
 
 from aln.command import guarded
 from aln.errors import AlnError
+from aln.records import TrialRecord
 from aln.search.bookkeeper import Bookkeeper
 from aln.search.plan import SweepPlan
-from aln.search.records import TrialRecord
 from aln.search.screen import Screen
 from aln.search.study import Study
 from aln.search.tuning import cluster, tune_trials

@@ -30,11 +30,10 @@ ROWS = [
     ["space"],
     ["build", "run_folder", "sweep_folder"],
     ["job"],
-    ["tracking", "timing"],
+    ["tracking", "timing", "records", "encoding", "command"],
     ["report", "cluster", "mailbox", "workers"],
     ["worker_group"],
     ["search", "distributed"],
-    ["command"],
     ["progress", "sweep_summary"],
     ["train", "sweep", "validate", "import_tf", "study"],
 ]

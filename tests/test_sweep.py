@@ -191,7 +191,7 @@ def test_plots_and_configuration_are_artifacts(finished: SimpleNamespace) -> Non
         data = (finished.folder / "results/mine" / name).read_bytes()
         assert data.startswith(b"\x89PNG")
     top = {a.path for a in finished.client.list_artifacts(finished.parent.info.run_id)}
-    assert top == {"best.yaml", "config.yaml", "plots", "sweep.yaml", "trials.csv"}
+    assert top == {"best.yaml", "config.yaml", "plots", "space.yaml", "sweep.yaml", "trials.csv"}
 
 
 def test_the_table_of_trials_holds_what_mlflow_does(finished: SimpleNamespace) -> None:

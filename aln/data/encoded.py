@@ -82,6 +82,9 @@ class Encoded(ImageSource):
     def skipped(self) -> int:
         return len(self.unreadable)
 
+    def examples(self, split: SplitName) -> int:
+        return len(self.parts[split])
+
     def steps_per_epoch(self, batch_size: int) -> int:
         return max(1, len(self.parts["train"]) // batch_size)
 

@@ -52,6 +52,10 @@ class ImageSource(ABC):
         """How many images this process met so far that could not be read; others stood in for them, or none did."""
         return 0
 
+    def examples(self, split: SplitName) -> int | None:
+        """How many examples a split has; None if the source does not say."""
+        return None
+
     @abstractmethod
     def train_batches(self, batch_size: int, seed: int, *, start: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
         """The share's part of each batch of one epoch, from batch number `start` on; a last one that is not full is
@@ -120,6 +124,10 @@ class InMemory(ImageSource):
     def input_shape(self) -> tuple[int, int, int]:  # type: ignore[override]
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+    def examples(self, split: SplitName) -> int:
+        part: Split = getattr(self, split)
+        return len(part)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return max(1, len(self.train) // batch_size)

@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from aln.checkpoint_folder import CHECKPOINTS
 from aln.config import SweepConfig, parse_sweep, read_document
 from aln.errors import SweepError
-from aln.search.records import Point, TrialRecord, best_point, training_label
+from aln.records import Point, TrialRecord, best_point, training_label
 from aln.search.study import SEARCHED
 from aln.storage import places
 from aln.sweep_folder import STUDY, SWEEP

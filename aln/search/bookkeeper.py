@@ -11,8 +11,8 @@ from typing import Any
 from aln.checkpoint_folder import CheckpointFolder
 from aln.config import parse_run
 from aln.errors import ConfigError, StorageError
+from aln.records import ENDED_BADLY, Status, TrialRecord
 from aln.search.plan import SweepPlan
-from aln.search.records import ENDED_BADLY, Status, TrialRecord
 from aln.search.stall import last_words, stall_note
 from aln.search.study import Study
 from aln.tracking import TrackedRun, Tracker

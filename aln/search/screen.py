@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from aln.records import ENDED_BADLY, TrialRecord
 from aln.search.plan import SweepPlan
-from aln.search.records import ENDED_BADLY, TrialRecord
 from aln.search.standing import Standing
 from aln.search.study import Study
 from aln.space import format_point, format_value

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from itertools import chain
 
 from aln.config import Objective
+from aln.records import Point, Status, TrialRecord, best_point, rank
 from aln.search.plan import SweepPlan
-from aln.search.records import Point, Status, TrialRecord, best_point, rank
 
 # More of the best points than any terminal has lines.
 _KEPT = 200

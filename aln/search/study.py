@@ -19,11 +19,11 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from aln.encoding import distribution, encoded, fitted, suggested
 from aln.errors import SweepError
-from aln.search.encoding import distribution, encoded, fitted, suggested
+from aln.records import ENDED_BADLY, KnownTrial, Point, Status, TrialRecord, training_label
 from aln.search.journal import Journal
 from aln.search.plan import SweepPlan
-from aln.search.records import ENDED_BADLY, KnownTrial, Point, Status, TrialRecord, training_label
 from aln.search.samplers import make_pruner, make_sampler
 from aln.seeds import derived_seed
 from aln.space.parameters import frozen, thawed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,22 +14,24 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 
+import aln
 from aln.build import build_model, load_data
 from aln.checkpoint_folder import CheckpointFolder
 from aln.config import parse_run
 from aln.conversion import coverage
+from aln.fingerprint import versions
 from aln.job import Job
-from aln.report import draw_sweep
+from aln.records import KnownTrial, Point, Status, TrialRecord, best_point, pareto_front
+from aln.report.plots import draw_sweep
 from aln.search.bookkeeper import Bookkeeper
 from aln.search.interruption import Interruption
 from aln.search.plan import SweepPlan
-from aln.search.records import KnownTrial, Point, Status, TrialRecord, best_point, pareto_front
 from aln.search.screen import Screen
 from aln.search.study import Study
 from aln.search.tuning import cluster, tune_trials
 from aln.search.warm_start import known_trials
 from aln.space import RULE, format_point
-from aln.sweep_folder import SWEEP, SweepFolder
+from aln.sweep_folder import SPACE, SWEEP, SweepFolder
 from aln.tracking import SPOOL, TrackedRun, Tracker, reason
 
 # What MLflow has to hear the last when SIGKILL may follow; what waits longer waits in the spool.
@@ -75,7 +78,8 @@ def run_sweep(
     built, the folder not be written or MLflow not be reached; nothing is left behind then.
     """
     began = time.perf_counter() if began is None else began
-    model = build_model(plan.config(plan.example()), load_data(plan.base.data))
+    data = load_data(plan.base.data)
+    model = build_model(plan.config(plan.example()), data)
     console.print(
         f"{' or '.join(plan.space.rules)} on {plan.base.model.name}: {coverage(model)}.",
         highlight=False,
@@ -93,7 +97,9 @@ def run_sweep(
             folder.begin(plan.sweep, plan.space)
             held.enter_context(folder.taken())
         console.print(f"Running on {where}: {concurrent} trials at once.", highlight=False, soft_wrap=True)
-        return _run(plan, console, began, tracker, folder, concurrent, resume, known, interruption)
+        return _run(
+            plan, console, began, tracker, folder, concurrent, resume, known, interruption, data.examples("validation")
+        )
 
 
 def _run(
@@ -106,6 +112,7 @@ def _run(
     resume: bool,
     known: Sequence[KnownTrial],
     interruption: Interruption,
+    images: int | None,
 ) -> SweepOutcome:
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -135,7 +142,7 @@ def _run(
         if resume:
             folder.describe(plan.sweep)
             _say_what_is_there(study, folder, parent, console)
-        _describe(plan, parent)
+        _describe(plan, parent, images)
         with folder.copied(lambda: tracker.delivered(10.0), say):
             if not bookkeeper.finished:
                 with interruption.searching(bookkeeper.stop, last_words), screen:
@@ -187,12 +194,15 @@ def _say_what_is_there(study: Study, folder: SweepFolder, parent: TrackedRun, co
         parent.tag(code_changed=named)
 
 
-def _describe(plan: SweepPlan, parent: TrackedRun) -> None:
-    """What the sweep is, on its run."""
+def _describe(plan: SweepPlan, parent: TrackedRun, images: int | None) -> None:
+    """What the sweep is, on its run; `images` are those by which trials are compared."""
     parent.begin()
     parent.describe(plan.base)
-    parent.tag(rule=plan.space.rule, space=plan.space.name)
+    parent.tag(rule=plan.space.rule, space=plan.space.name, versions=json.dumps({"aln": aln.__version__, **versions()}))
+    if images:
+        parent.tag(validation_images=str(images))
     parent.artifact(plan.folder / SWEEP)
+    parent.artifact(plan.folder / SPACE)
 
 
 def _conclude(
@@ -224,10 +234,9 @@ def _draw(
 ) -> None:
     """Draws what MLflow has of the sweep, on which the sweep itself does not depend."""
     tracker.drain()
-    objective, folder = plan.sweep.objectives[0], plan.folder / "plots"
     try:
         runs = _of_this_sweep(tracker, parent, study, bookkeeper)
-        files = draw_sweep(runs, tracker, plan.space, objective.metric, objective.mode, folder)
+        files = draw_sweep(runs, tracker, plan.space, plan.sweep.objectives[0], plan.folder / "plots")
     except MlflowException as error:
         say(f"No plots: MLflow does not answer ({reason(error)}). --resume draws them.")
         return

@@ -15,8 +15,8 @@ from aln.config import check_name
 from aln.errors import ConfigError, Problem
 from aln.hints import hint
 from aln.preflight import shown
+from aln.records import KnownTrial
 from aln.search.plan import SweepPlan
-from aln.search.records import KnownTrial
 from aln.search.study import SEARCHED
 from aln.sweep_folder import STUDY
 from aln.tracking import Tracker

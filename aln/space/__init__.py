@@ -18,7 +18,19 @@ there, under each rule for which the key is there.
 
 from aln.space.constraints import Constraint
 from aln.space.grids import grid_problems
-from aln.space.parameters import Choice, Parameter, Range, Tie, When, format_point, format_value, listed, thawed
+from aln.space.parameters import (
+    Choice,
+    Parameter,
+    Range,
+    Tie,
+    When,
+    format_parameter,
+    format_point,
+    format_value,
+    format_when,
+    listed,
+    thawed,
+)
 from aln.space.parsing import parse_space
 from aln.space.samplers import sampler_problems
 from aln.space.space import RULE, SearchSpace, holds
@@ -32,8 +44,10 @@ __all__ = [
     "SearchSpace",
     "Tie",
     "When",
+    "format_parameter",
     "format_point",
     "format_value",
+    "format_when",
     "grid_problems",
     "holds",
     "listed",

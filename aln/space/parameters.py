@@ -170,6 +170,20 @@ def format_value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else "null" if value is None else str(value)
 
 
+def format_parameter(parameter: Parameter) -> str:
+    """Over what a parameter is searched, in words."""
+    if isinstance(parameter, Range):
+        scale = ", log" if parameter.log else f", step {parameter.step:g}" if parameter.step else ""
+        return f"{format_value(parameter.min)} … {format_value(parameter.max)}{scale}"
+    return " | ".join(format_value(value) for value in parameter.values)
+
+
+def format_when(when: When) -> str:
+    """Under what something is there, in words."""
+    asked = [f"{key} is {' or '.join(map(format_value, values))}" for key, values in when.items()]
+    return f"where {' and '.join(asked)}" if asked else ""
+
+
 def format_point(point: Mapping[str, Any]) -> str:
     """A point of the space in one line."""
     return " ".join(f"{key}={format_value(value)}" for key, value in point.items())

@@ -48,6 +48,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     if options.dry_run:
         return 0
     # Ray, Optuna and MLflow take seconds to import: a mistake in a file should not wait for them.
+    from aln.report.page import write_report
     from aln.search.interruption import Interruption
     from aln.study.answer import cells, table, write_answer, write_trainings
     from aln.study.figure import draw_answer
@@ -71,7 +72,10 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     draw_answer(study, found, folder.path / "answer.png")
     console.print(study.question, style="italic", highlight=False, markup=False)
     console.print(table(study.answer, found))
+    sweeps = [sweep.plan.name for sweep in ended]
+    page = write_report(sweeps, folder.path / "report.html", title=study.question)
     console.print(f"Tables and figure are in {relative(folder.path)}.", highlight=False, soft_wrap=True)
+    console.print(f"All sweeps on one page: {relative(page)}", highlight=False, soft_wrap=True)
     return 0
 
 

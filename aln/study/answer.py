@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from aln.search.records import Point
+from aln.records import Point
 from aln.space import RULE
 from aln.study.description import Answer
 from aln.study.running import EndedSweep

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from aln.cluster import joined_cluster
 from aln.config import Document, Objective
+from aln.records import Point, ranked
 from aln.search.interruption import Interruption
 from aln.search.plan import SweepPlan
-from aln.search.records import Point, ranked
 from aln.search.study import Study
 from aln.search.sweeper import run_sweep
 from aln.space import parse_space

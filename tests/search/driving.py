@@ -12,8 +12,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from aln.config import parse_document, parse_sweep
+from aln.records import TrialRecord
 from aln.search.plan import SweepPlan
-from aln.search.records import TrialRecord
 from aln.search.study import Study
 from aln.space import parse_space, sampler_problems
 

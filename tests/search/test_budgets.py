@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from aln.config import parse_document, parse_sweep
+from aln.records import Status
 from aln.search.plan import SweepPlan
-from aln.search.records import Status
 from aln.search.study import Study
 from aln.space import parse_space
 

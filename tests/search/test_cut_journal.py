@@ -9,8 +9,8 @@ import pytest
 from optuna.trial import TrialState
 
 from aln.config import parse_document, parse_sweep
+from aln.records import Status, TrialRecord
 from aln.search.plan import SweepPlan
-from aln.search.records import Status, TrialRecord
 from aln.search.study import STUDY, Study
 from aln.space import parse_space
 from real_sweeps import told

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from aln.config import parse_sweep
 from aln.config.documents import Document
+from aln.records import Point, TrialRecord
 from aln.search.plan import SweepPlan
-from aln.search.records import Point, TrialRecord
 from aln.search.screen import Screen
 from aln.space import parse_space
 

@@ -6,8 +6,8 @@ import pytest
 
 from aln.config import parse_sweep
 from aln.config.documents import Document
+from aln.records import Point, TrialRecord, best_point, ranked
 from aln.search.plan import SweepPlan
-from aln.search.records import Point, TrialRecord, best_point, ranked
 from aln.search.standing import Standing
 from aln.space import parse_space
 

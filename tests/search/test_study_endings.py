@@ -10,7 +10,7 @@ import pytest
 from driving import BARE, RANGES, alpha, drive, make_plan, searched, told
 from optuna.trial import TrialState
 
-from aln.search.records import KnownTrial, pareto_front
+from aln.records import KnownTrial, pareto_front
 from aln.search.study import Study
 
 # Early stopping

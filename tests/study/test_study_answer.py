@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from aln.config import parse_document, parse_sweep
+from aln.records import Point, Status, TrialRecord
 from aln.search.plan import SweepPlan
-from aln.search.records import Point, Status, TrialRecord
 from aln.space import RULE, parse_space
 from aln.study.answer import Cell, cells, table, write_answer, write_trainings
 from aln.study.description import Answer

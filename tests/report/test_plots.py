@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mlflow.entities import Run
 
-from aln.config import Document, parse_run
-from aln.report import draw_sweep
+from aln.config import Document, Objective, parse_run
+from aln.report.plots import draw_sweep
 from aln.space import parse_space
 from aln.tracking import Tracker
 
@@ -22,6 +22,7 @@ PARAMETERS = {
     "rule.alpha": {"min": 1e-4, "max": 1e-1, "log": True},
     "rule.input_distribution": {"values": [None, "normal"]},
 }
+TOP1 = Objective.model_validate("val_top1")
 SPACE = parse_space(Document({"rule": "information", "parameters": PARAMETERS}), {})
 
 
@@ -139,13 +140,13 @@ def test_values_of_every_kind_have_a_place(workplace: Path, drawn: dict[str, Fig
     run.describe(parse_run(space.apply(run_content, point)))
     run.log({"val_top1": 90.0, "val_loss": 0.1}, 1)
     run.finish("completed")
-    draw_sweep(trials(tracker), tracker, space, "val_top1", "max", workplace / "plots")
+    draw_sweep(trials(tracker), tracker, space, TOP1, workplace / "plots")
     places = [round(marks(axes)["completed"][0][0]) for axes in drawn["coefficients"].axes]
     assert places == [0, 1, 1]
 
 
 def draw(tracker: Tracker, folder: Path) -> list[str]:
-    files = draw_sweep(trials(tracker), tracker, SPACE, "val_top1", "max", folder)
+    files = draw_sweep(trials(tracker), tracker, SPACE, TOP1, folder)
     return [file.name for file in files]
 
 
@@ -189,4 +190,4 @@ def test_without_angles_there_is_no_such_plot(workplace: Path, drawn: dict[str, 
 
 
 def test_a_sweep_without_a_usable_trial_has_no_plots(workplace: Path) -> None:
-    assert draw_sweep([], Tracker("test"), SPACE, "val_top1", "max", workplace) == []
+    assert draw_sweep([], Tracker("test"), SPACE, TOP1, workplace) == []

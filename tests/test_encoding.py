@@ -6,7 +6,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from aln.search.encoding import distribution, encoded, fitted, suggested
+from aln.encoding import distribution, encoded, fitted, suggested
 from aln.space import Choice, Parameter, Range, SearchSpace
 from aln.space.constraints import parse_constraint
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aln.config import Objective
-from aln.search.records import Point, TrialRecord, best_point, pareto_front, ranked
+from aln.records import Point, TrialRecord, best_point, pareto_front, ranked
 
 TOP1, SECONDS = Objective.model_validate("val_top1"), Objective.model_validate("train_seconds")
 

@@ -100,6 +100,14 @@ class Point:
         values = [record.metrics.get(metric, math.nan) for record in self.usable]
         return statistics.fmean(values) if values and all(map(math.isfinite, values)) else None
 
+    def shown(self, metric: str) -> float:
+        """Where a plot has the point: mean of a metric over the trainings that ended as it did; nan if none has it.
+
+        Unlike `mean` this gives a diverged point the worst accuracy, which its trainings reported.
+        """
+        values = [r.metrics[metric] for r in self.records if r.status == self.status and metric in r.metrics]
+        return statistics.fmean(values) if values else math.nan
+
     def objectives(self, objectives: Sequence[Objective]) -> list[float] | None:
         """What the search ranks by; None if that is not known."""
         found = [self.mean(objective.metric) for objective in objectives]
