@@ -31,7 +31,7 @@ ROWS = [
     ["build", "run_folder", "sweep_folder"],
     ["job"],
     ["tracking", "timing"],
-    ["report", "cluster", "mailbox", "workers"],
+    ["report", "pareto", "cluster", "mailbox", "workers"],
     ["worker_group"],
     ["search", "distributed"],
     ["command"],
