@@ -17,6 +17,7 @@ from aln import memory
 from aln.cluster import Cluster
 from aln.command import relative, runnable
 from aln.config import Resources
+from aln.report.pareto import FRONT
 from aln.search.cost import Cost, cost_of
 from aln.search.plan import SweepPlan
 from aln.search.sweeper import SweepOutcome
@@ -171,6 +172,9 @@ def show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> No
         best = relative(plan.folder / "best.yaml")
         show(f"configuration {outcome.best.label}", best)
         show("train it again", runnable(f"python -m aln.train {best}"))
+    if outcome.front:
+        show("Pareto front", relative(plan.folder / FRONT))
+        show("its plot", relative(plan.folder / "plots" / f"{FRONT}.png"))
     if (plan.folder / "plots").exists():
         show("plots", relative(plan.folder / "plots"))
     show("all trials", relative(plan.folder / "trials.csv"))

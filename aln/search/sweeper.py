@@ -22,6 +22,7 @@ from aln.conversion import coverage
 from aln.fingerprint import versions
 from aln.job import Job
 from aln.records import KnownTrial, Point, Status, TrialRecord, best_point, pareto_front
+from aln.report.pareto import FRONT, draw_front, write_front
 from aln.report.plots import draw_sweep
 from aln.search.bookkeeper import Bookkeeper
 from aln.search.interruption import Interruption
@@ -150,7 +151,7 @@ def _run(
             ended = study.over()
             interrupted = not ended and not study.complete
             bookkeeper.interrupt()
-            best, front, tested = _conclude(plan, study, parent, bookkeeper, test=not interruption.hurried)
+            best, front, tested = _conclude(plan, study, parent, bookkeeper, interruption.hurried)
             if not interruption.hurried:
                 _draw(plan, study, tracker, parent, bookkeeper, say)
         seconds = time.perf_counter() - began
@@ -206,20 +207,24 @@ def _describe(plan: SweepPlan, parent: TrackedRun, images: int | None) -> None:
 
 
 def _conclude(
-    plan: SweepPlan, study: Study, parent: TrackedRun, bookkeeper: Bookkeeper, *, test: bool
+    plan: SweepPlan, study: Study, parent: TrackedRun, bookkeeper: Bookkeeper, hurried: bool
 ) -> tuple[Point | None, list[Point], dict[str, float]]:
-    """Tests the best point and the baselines, if wanted, and writes what was found: the best, the front, the tests."""
+    """Tests the best point and the baselines and writes what was found: the best, the front, the tests.
+
+    Nothing is tested or drawn if it is to be quick.
+    """
     points, objectives = list(study.points.values()), plan.sweep.objectives
     best = best_point(points, objectives[0])
     front = pareto_front(points, objectives) if len(objectives) > 1 else []
     every = plan.sweep.test == "all"
-    chosen = [p for p in points if p.baseline or p is best or p in front or (every and p.usable)] if test else []
+    chosen = [p for p in points if p.baseline or p is best or p in front or (every and p.usable)] if not hurried else []
     tested = _test(plan, study, bookkeeper, [record for point in chosen for record in point.records])
     parent.artifact(_write_trials(plan, points, tested))
     if best is not None:
         found = {f"best_{objective.metric}": best.mean(objective.metric) for objective in objectives}
         _summarise(study, parent, found | {f"test_top1/{label}": value for label, value in tested.items()})
         parent.artifact(_write_best(plan, bookkeeper, best.usable[0]))
+        _write_front(plan, bookkeeper, parent, points, front, hurried)
         parent.note(f"Best trial **{best.label}**: {format_point(best.values)}")
     return best, front, tested
 
@@ -299,6 +304,28 @@ def _write_best(plan: SweepPlan, bookkeeper: Bookkeeper, best: TrialRecord) -> P
     path = plan.folder / "best.yaml"
     path.write_text(parse_run(bookkeeper.content(best)).to_yaml(), encoding="utf-8")
     return path
+
+
+def _write_front(
+    plan: SweepPlan,
+    bookkeeper: Bookkeeper,
+    parent: TrackedRun,
+    points: Sequence[Point],
+    front: Sequence[Point],
+    hurried: bool,
+) -> None:
+    """Writes the configurations of the Pareto front, and draws it, if there are several objectives."""
+    if not front:
+        return
+    configs = {point.label: parse_run(bookkeeper.content(point.usable[0])) for point in front}
+    for file in write_front(plan.folder / FRONT, configs):
+        parent.artifact(file, FRONT)
+    if not hurried:
+        objectives, plot = plan.sweep.objectives, plan.folder / "plots" / f"{FRONT}.png"
+        known = {p.label: v for p in points if p.status == "completed" and (v := p.objectives(objectives))}
+        baselines = {point.label: known.pop(point.label) for point in points if point.baseline and point.label in known}
+        draw_front(plot, objectives, known, configs.keys(), baselines)
+        parent.artifact(plot, "plots")
 
 
 def _write_trials(plan: SweepPlan, points: Sequence[Point], tested: Mapping[str, float]) -> Path:
