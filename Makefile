@@ -30,6 +30,7 @@ bench: $(TESTABLE)
 	$(BIN)/python benchmarks/sweep_share.py
 	$(BIN)/python benchmarks/sweep_overhead.py
 	$(BIN)/python benchmarks/sweep_growth.py
+	$(BIN)/python benchmarks/suggestion_cost.py
 	$(BIN)/python benchmarks/alignment_cost.py
 	$(BIN)/python benchmarks/data_loading.py
 

@@ -12,11 +12,23 @@ from aln.errors import AlnError, StorageError
 from aln.storage import open_storage
 
 _PORTS = {"http": 80, "https": 443}
+# A password of HTTP has no slash, after which an at sign means nothing. SQLAlchemy takes all up to an at sign for one
+# of a database, also what should have been quoted, and databases take one as a parameter, too.
+_PASSWORDS = (
+    re.compile(r"(\bhttps?://[^/@:\s]*):[^/\s]*(?=@)"),
+    re.compile(r"((?<![\w+.-])(?!https?:)[\w+.-]+://[^/@:\s]*):\S*(?=@)"),
+    re.compile(r"([?&]\w*password=)[^&\s]+"),
+)
 
 
 def shown(text: str) -> str:
-    """The text with the passwords of addresses (`scheme://user:password@host`) left out."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1@", text)
+    """The text with the passwords of addresses (`scheme://user:password@host`, `?password=…`) left out."""
+    for password in _PASSWORDS:
+        text = password.sub(r"\1", text)
+    return text
+
+
+_QUOTED = "expected user:password@host:port, with %2F for / and %40 for @ in user and password"
 
 
 def require_listener(address: str, who: str, seconds: float = 10.0) -> None:
@@ -29,7 +41,11 @@ def require_listener(address: str, who: str, seconds: float = 10.0) -> None:
     try:
         host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme)
     except ValueError as error:  # a port that is no number, or too large
-        raise AlnError(shown(f"{who} at {address}: {error}")) from error
+        # What follows a colon may be the beginning of a password: it is not repeated.
+        said = _QUOTED if "@" in address else error
+        raise AlnError(f"{who} at {shown(address)}: {said}") from error
+    if parts.netloc.count("@") > 1:
+        raise AlnError(f"{who} at {shown(address)}: {_QUOTED}")
     if not host or not port:
         return
     try:

@@ -45,6 +45,15 @@ class TrialRecord:
         """Epochs done so far."""
         return int(self.metrics.get("epoch", 0))
 
+    @property
+    def measured(self) -> Mapping[str, float]:
+        """The metrics without those that a diverged training does not have: it reports the worst validation there is
+        (`EpochResult.metrics`), for the search alone.
+        """
+        if self.status != "diverged":
+            return self.metrics
+        return {name: value for name, value in self.metrics.items() if not name.startswith("val_")}
+
     def update(self, metrics: Mapping[str, float]) -> bool:
         """Takes over an epoch's numbers; False if it knew them: a training repeats epochs after a restart."""
         if metrics["epoch"] <= self.epoch:
@@ -103,6 +112,11 @@ class Point:
         """What the search ranks by; None if that is not known."""
         found = [self.mean(objective.metric) for objective in objectives]
         return None if None in found else [value for value in found if value is not None]
+
+
+def training_label(point: str, repetition: int, seeds: int) -> str:
+    """What a training of a point is called, one of as many as there are seeds."""
+    return point if seeds == 1 else f"{point}-s{repetition}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import traceback
@@ -11,14 +10,9 @@ from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from aln.errors import RegistryError
+from aln.hints import hint, hint_of_module
 
 T = TypeVar("T")
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` was most probably meant to be, or None."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return found[0] if found else None
 
 
 def _told(error: Exception) -> str:
@@ -70,22 +64,24 @@ class Registry(Generic[T]):
             return self._imported(module, attribute)
         plugins = entry_points(group=self._group).names if self._group else ()
         known = sorted({*self._entries, *plugins})
-        guess = nearest(name, known)
-        hint = f"; did you mean '{guess}'?" if guess else ""
-        raise RegistryError(f"unknown {self.kind} '{name}'{hint} (known: {', '.join(known)})")
+        raise RegistryError(f"unknown {self.kind} '{name}'{hint(name, known)} (known: {', '.join(known)})")
 
     def _imported(self, module: str, attribute: str) -> T:
         path = f"{module}:{attribute}"
         try:
             home = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            name = error.name or ""  # the module's, that of a package it is in, or that of one which it asks for
+            inside = f"{module}.".startswith(f"{name}.")
+            meant = hint_of_module(name, f"{{}}{module.removeprefix(name)}:{attribute}") if inside else ""
+            raise RegistryError(f"{self.kind} '{path}' cannot be imported: {_told(error)}{meant}") from error
         except Exception as error:  # the user's own module may raise anything
             raise RegistryError(f"{self.kind} '{path}' cannot be imported: {_told(error)}") from error
         try:
             entry: T = getattr(home, attribute)
         except AttributeError as error:
-            guess = nearest(attribute, vars(home))
-            hint = f"; did you mean '{module}:{guess}'?" if guess else ""
-            raise RegistryError(f"{self.kind} '{path}' cannot be imported: {error}{hint}") from error
+            meant = hint(attribute, vars(home), f"{module}:{{}}")
+            raise RegistryError(f"{self.kind} '{path}' cannot be imported: {error}{meant}") from error
         if self._base is None:
             if not callable(entry):
                 raise RegistryError(f"{self.kind} '{path}' cannot be called")

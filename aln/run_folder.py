@@ -7,6 +7,7 @@ from pathlib import Path
 from aln.checkpoint_folder import CHECKPOINTS, CheckpointFolder
 from aln.config import Document, RunConfig, parse_document
 from aln.errors import CheckpointError, MissingFileError
+from aln.hints import hint
 from aln.preflight import make_folder
 from aln.storage import open_storage, places
 
@@ -45,5 +46,7 @@ class RunFolder:
         except MissingFileError:  # checkpoints alone, brought here from elsewhere
             loaded = CheckpointFolder(self.checkpoints).newest()
         if loaded is None:
-            raise CheckpointError(f"{self.root}: no such run, and no such checkpoint")
+            folder, _, name = self.root.rpartition("/")
+            meant = hint(name, open_storage(folder).listing().folders)
+            raise CheckpointError(f"{self.root}: no such run, and no such checkpoint{meant}")
         return Document(loaded.content["description"], source=loaded.address)

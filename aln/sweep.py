@@ -65,6 +65,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     name, folder, sweep, base, space = _resumed(options) if options.resume else _begun(options)
 
     # Ray, Optuna and MLflow take seconds to import: a mistake in a file should not wait for them.
+    from aln.search.interruption import Interruption
     from aln.search.plan import SweepPlan
     from aln.search.sweeper import run_sweep
     from aln.sweep_summary import show_estimate, show_outcome, show_plan
@@ -74,15 +75,21 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     if options.dry_run:
         show_estimate(plan, console)
         return 0
+    resuming = runnable(f"python -m aln.sweep {folder.resuming}")
+
+    def show_how_to_go_on() -> None:
+        console.print(f"Go on with it by {resuming}", highlight=False, soft_wrap=True)
+
     try:
-        outcome = run_sweep(plan, folder, console, BEGAN, resume=bool(options.resume))
+        with Interruption(console, resuming) as interruption:
+            outcome = run_sweep(plan, folder, console, interruption, BEGAN, resume=bool(options.resume))
     except KeyboardInterrupt:
         if folder.is_described():
-            _show_how_to_go_on(folder, console)
+            show_how_to_go_on()
         raise
     show_outcome(plan, outcome, console)
     if outcome.interrupted or outcome.ended:
-        _show_how_to_go_on(folder, console)
+        show_how_to_go_on()
     return 130 if outcome.interrupted else 0 if outcome.best else 1
 
 
@@ -97,9 +104,10 @@ def _begun(options: argparse.Namespace) -> tuple[str, SweepFolder, SweepConfig, 
     else:
         name = check_name(options.name)
     folder = SweepFolder(sweep.storage, name)
-    if folder.path.exists():
+    if folder.exists():
         again = f"go on with it by --resume {name}, or " if folder.is_described() else ""
-        message = f"is '{name}', but {folder.path} exists; {again}choose another name"
+        there = folder.path if folder.path.exists() else folder.remote
+        message = f"is '{name}', but {there} exists; {again}choose another name"
         raise ConfigError([Problem(key="--name", message=message)])
     return name, folder, sweep, base, space
 
@@ -182,11 +190,6 @@ def _default_sweep(space: Path) -> Path:
     """`sweeps/digits.yaml` of the working folder, else the one beside the folder of the search space."""
     beside = space.resolve().parent.parent / _DEFAULT_SWEEP
     return beside if beside.exists() and not _DEFAULT_SWEEP.exists() else _DEFAULT_SWEEP
-
-
-def _show_how_to_go_on(folder: SweepFolder, console: Console) -> None:
-    command = runnable(f"python -m aln.sweep {folder.resuming}")
-    console.print(f"Go on with it by {command}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from aln.config import Document, SweepConfig, dump, read_document
 from aln.errors import ConfigError, Problem, StorageError, SweepError
 from aln.fingerprint import differences, fingerprint
+from aln.hints import hint
 from aln.preflight import make_folder
 from aln.space import SearchSpace
 from aln.storage import Storage, open_storage, places
@@ -38,6 +39,10 @@ class SweepFolder:
     def __init__(self, storage: str, name: str) -> None:
         self.path, self.remote = places(storage, name)
         self._here = open_storage(self.path)
+
+    def exists(self) -> bool:
+        """Whether there is such a sweep, or something else of that name, here or at its URL."""
+        return self.path.exists() or (self.remote is not None and bool(open_storage(self.remote).files()))
 
     def begin(self, sweep: SweepConfig, space: SearchSpace) -> None:
         """Makes the folder, which must not be there yet, and describes the sweep. Raises `AlnError` if it cannot."""
@@ -82,9 +87,15 @@ class SweepFolder:
             raise ConfigError([Problem(key="--resume", message=message)])
         missing = [name for name in (SWEEP, SPACE) if not (self.path / name).exists()]
         if missing:
-            message = f"is '{self.path.name}', but {self.path} holds no sweep ({', '.join(missing)} missing)"
+            meant = hint(self.path.name, self._others())
+            message = f"is '{self.path.name}', but {self.path} holds no sweep ({', '.join(missing)} missing){meant}"
             raise ConfigError([Problem(key="--resume", message=message)])
         return read_document(self.path / SWEEP), read_document(self.path / SPACE)
+
+    def _others(self) -> list[str]:
+        """The names of the sweeps beside this one."""
+        beside = open_storage(str(self.path.parent) if self.remote is None else self.remote.rpartition("/")[0])
+        return [name for name in beside.listing().folders if beside.exists(f"{name}/{SWEEP}")]
 
     def changed_code(self) -> list[str]:
         """What of the code differs from when the sweep began."""

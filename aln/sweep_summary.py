@@ -17,12 +17,17 @@ from aln import memory
 from aln.cluster import Cluster
 from aln.command import relative, runnable
 from aln.config import Resources
+from aln.report.pareto import FRONT
 from aln.search.cost import Cost, cost_of
 from aln.search.plan import SweepPlan
 from aln.search.sweeper import SweepOutcome
 from aln.space import RULE, When, format_parameter, format_point, format_value, format_when
 from aln.tracking import ui_command, ui_page
 from aln.worker_group import trials_at_once
+
+# What a sweep takes besides training (benchmarks/README.md): Ray's own start, and passing from one trial to the next.
+_RAY_SECONDS = 6.0
+_SECONDS_BETWEEN = 0.2
 
 
 def show_plan(plan: SweepPlan, console: Console) -> None:
@@ -79,16 +84,27 @@ def show_estimate(plan: SweepPlan, console: Console) -> None:
     if fit:
         cost = cost_of(plan.config(plan.example()))
         trials = plan.sweep.seeds * (plan.trials + len(plan.sweep.baselines))
-        hours = trials * plan.base.epochs * cost.seconds / fit / 3600
-        total = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
-        console.print(
-            f"An epoch takes about {cost.seconds:.2g} s: "
-            f"at most {total} for {trials} trials, less with early stopping.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        for line in time_lines(cost, trials, plan.base.epochs, fit):
+            console.print(line, highlight=False, soft_wrap=True)
         for line in memory_lines(cost, plan.base.resources, fit, memory.of_machine()):
             console.print(line, highlight=False, soft_wrap=True)
+
+
+def time_lines(cost: Cost, trials: int, epochs: int, at_once: int) -> list[str]:
+    """How long so many trials train, and what starting them takes besides."""
+    training = _duration(trials * epochs * cost.seconds / at_once)
+    start = _RAY_SECONDS + cost.start
+    starting = _duration(start + _SECONDS_BETWEEN * trials / at_once)
+    parts = f"{start:.0f} s for Ray and the first processes, {_SECONDS_BETWEEN} s a trial"
+    return [
+        f"An epoch takes about {cost.seconds:.2g} s: at most {training} for {trials} trials, less with early stopping.",
+        f"Start-up comes on top, about {starting}: {parts}.",
+    ]
+
+
+def _duration(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
 def memory_lines(cost: Cost, resources: Resources, at_once: int, machine: int) -> list[str]:
@@ -122,7 +138,7 @@ def show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> No
     """Prints the answer: the best trial beside the baselines, its coefficients, and the commands that go on."""
     _show_answer(plan, outcome, console)
     counts = Counter(point.status for point in outcome.points if not point.baseline)
-    ended = ", ".join(f"{count} {status}" for status, count in counts.items())
+    ended = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none began"
     cut = " The sweep was interrupted." if outcome.interrupted else ""
     cut = f" The sweep ended before its last trial: {outcome.ended}." if outcome.ended else cut
     console.print(f"Trials: {ended}.{cut}", highlight=False, soft_wrap=True)
@@ -156,6 +172,9 @@ def show_outcome(plan: SweepPlan, outcome: SweepOutcome, console: Console) -> No
         best = relative(plan.folder / "best.yaml")
         show(f"configuration {outcome.best.label}", best)
         show("train it again", runnable(f"python -m aln.train {best}"))
+    if outcome.front:
+        show("Pareto front", relative(plan.folder / FRONT))
+        show("its plot", relative(plan.folder / "plots" / f"{FRONT}.png"))
     if (plan.folder / "plots").exists():
         show("plots", relative(plan.folder / "plots"))
     show("all trials", relative(plan.folder / "trials.csv"))

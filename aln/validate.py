@@ -1,6 +1,7 @@
 """`python -m aln.validate CHECKPOINT`: accuracy, loss and alignment of a checkpoint, into an MLflow run of its own.
 
-CHECKPOINT is a file, the folder of a run or of a sweep's trial, a URL of either, or the name or id of an MLflow run.
+CHECKPOINT is a file, the folder of a run or of a sweep's trial, a URL of either, the name or id of an MLflow run, or
+the name or folder of a sweep, which stands for its best trial.
 Model and rule are those of the checkpoint's own description; the data set, too, unless another one is named.
 """
 
@@ -20,11 +21,15 @@ from aln.alignment import LayerAlignment, flat_metrics
 from aln.build import build, evaluate_split, load_weights
 from aln.checkpoint import CHECKPOINT, read_checkpoint
 from aln.checkpoint_folder import CHECKPOINTS, CheckpointFolder
-from aln.command import guarded, runnable
+from aln.command import guarded, relative, runnable
 from aln.config import Document, RunConfig, parse_run, with_settings
 from aln.engine import measure
 from aln.errors import CheckpointError, ConfigError, Problem
+from aln.hints import hint_of_path
+from aln.sweep_folder import SWEEP
 from aln.threads import compute_with
+
+_RESULTS = Path("results")  # where runs and sweeps are unless they were told otherwise
 
 # What an evaluation may differ in from the run that left the checkpoint.
 _FREE = ("data", "compute", "resources", "batch_size")
@@ -40,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m aln.validate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="file, folder, URL or MLflow run")
+    where.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="file, folder, URL, MLflow run or sweep")
     where.add_argument("--checkpoint", metavar="CHECKPOINT", dest="named", help="the same, by name")
     parser.add_argument("--best", action="store_true", help="of a folder, the best checkpoint in place of the newest")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
@@ -93,12 +98,39 @@ def _found(text: str, best: bool) -> tuple[Mapping[str, Any], str]:
         return read_checkpoint(path / CHECKPOINT), str(path / CHECKPOINT)
     if path.is_file() or text.endswith(".pt"):
         return read_checkpoint(text), text
+    if (sweep := _sweep_folder(path)) is not None:
+        return _of_sweep(sweep, best)
     places = [f"{text.rstrip('/')}/{CHECKPOINTS}", text] if path.is_dir() or "://" in text else _of_mlflow_run(text)
+    if (found := _in(places, best)) is None:
+        raise CheckpointError(f"{text}: no such checkpoint (looked in {', '.join(places)})")
+    return found
+
+
+def _in(places: Sequence[str], best: bool) -> tuple[Mapping[str, Any], str] | None:
+    """The newest or the best checkpoint in the first of the places that has one."""
     for place in places:
         folder = CheckpointFolder(place)
         if (loaded := folder.best() if best else folder.newest()) is not None:
             return loaded.content, loaded.address
-    raise CheckpointError(f"{text}: no such checkpoint (looked in {', '.join(places)})")
+    return None
+
+
+def _sweep_folder(path: Path) -> Path | None:
+    """The folder of the sweep that was meant by its path or its name, if one was."""
+    return next((folder.resolve() for folder in (path, _RESULTS / path) if (folder / SWEEP).is_file()), None)
+
+
+def _of_sweep(folder: Path, best: bool) -> tuple[Mapping[str, Any], str]:
+    """The checkpoint of the sweep's best trial."""
+    from aln.search.best_trial import best_trial
+
+    trial = best_trial(folder)
+    if (found := _in([trial.checkpoints], best)) is None:
+        described = relative(folder / "best.yaml")
+        command = runnable(f"python -m aln.train {described}")
+        message = f"no checkpoint of its best trial {trial.label} is in {trial.checkpoints}; this trains it: {command}"
+        raise CheckpointError(f"{folder.name}: {message}")
+    return found
 
 
 def _of_mlflow_run(name_or_id: str) -> list[str]:
@@ -107,7 +139,10 @@ def _of_mlflow_run(name_or_id: str) -> list[str]:
 
     runs = find_runs(name_or_id)
     if not runs:
-        raise CheckpointError(f"{name_or_id}: no such checkpoint, neither a file nor an MLflow run")
+        meant = hint_of_path(_RESULTS / name_or_id) or hint_of_path(Path(name_or_id))
+        raise CheckpointError(f"{name_or_id}: no such checkpoint, neither a file nor a sweep nor an MLflow run{meant}")
+    if runs[0].data.tags.get("kind") == "sweep":
+        raise CheckpointError(f"{name_or_id}: is a sweep that is not in {_RESULTS}; name its folder")
     if (place := runs[0].data.tags.get("checkpoints")) is None:
         raise CheckpointError(f"{name_or_id}: the MLflow run {runs[0].info.run_id} does not say where checkpoints are")
     return [place]

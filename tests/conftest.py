@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from postgresql_server import postgresql  # noqa: F401 - fixture
 from stores import gs, gs_server, s3, s3_server  # noqa: F401 - fixtures
 
 # Before Ray and MLflow are imported anywhere: neither reports usage, and Ray starts nothing it does not need.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,14 +45,18 @@ class Ended:
 
 
 class SweepProcess:
-    """A running `python -m aln.sweep`; all that it prints goes to a file of the folder."""
+    """A running `python -m aln.sweep`, in a session and a process group of its own; what it prints goes to a file of
+    the folder.
+    """
 
     def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self._log = folder / f"sweep-{time.monotonic_ns()}.log"
         with self._log.open("w") as log:
             command = [sys.executable, "-m", "aln.sweep", *arguments]
             variables = {**ENVIRONMENT, **(environment or {})}
-            self._process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=variables)
+            self._process = subprocess.Popen(
+                command, cwd=folder, stdout=log, stderr=log, env=variables, start_new_session=True
+            )
 
     @property
     def out(self) -> str:
@@ -76,10 +81,24 @@ class SweepProcess:
             raise
         return False
 
+    def send(self, which: signal.Signals, *, group: bool = False) -> None:
+        """Sends a signal to it, or to the whole process group."""
+        (os.killpg if group else os.kill)(self._process.pid, which)
+
     def signal(self, which: signal.Signals) -> Ended:
         """Sends it a signal and waits for its end."""
-        self._process.send_signal(which)
+        self.send(which)
         return self.wait()
+
+    def left_behind(self) -> list[str]:
+        """Command lines of the session's processes; those that have ended and that nobody asks for are none."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+                if int(session) == self._process.pid and state != "Z":
+                    found.append(stat.with_name("cmdline").read_text().replace("\0", " "))
+        return found
 
     def wait(self) -> Ended:
         """Waits for its end."""
@@ -92,13 +111,35 @@ def sweep(folder: Path, *arguments: str, environment: Mapping[str, str] | None =
     return SweepProcess(folder, *arguments, environment=environment).wait()
 
 
+def command_lines() -> set[str]:
+    """Those of all processes of the machine that can be read."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
 def count_lines(path: Path) -> int:
     """Lines of a file; none if it is not there."""
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def store_in(folder: Path) -> str:
+    """The address of MLflow's embedded store in the folder."""
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def runs_in(client: MlflowClient, experiment: str) -> list[Run]:
+    """All runs of an experiment."""
+    found = client.get_experiment_by_name(experiment)
+    return list(client.search_runs([found.experiment_id], max_results=1000)) if found else []
+
+
 class Tracked:
-    """What MLflow's embedded store in the folder holds of an experiment.
+    """What MLflow holds of an experiment: its embedded store in the folder, or the store at an address.
 
     Attributes:
         runs: all of them.
@@ -106,10 +147,9 @@ class Tracked:
         children: its trials' by label; a label that two runs have fails.
     """
 
-    def __init__(self, folder: Path, experiment: str = "digits") -> None:
-        self.client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-        found = self.client.get_experiment_by_name(experiment)
-        self.runs: list[Run] = list(self.client.search_runs([found.experiment_id], max_results=1000)) if found else []
+    def __init__(self, folder: Path, experiment: str = "digits", uri: str | None = None) -> None:
+        self.client = MlflowClient(uri or store_in(folder))
+        self.runs = runs_in(self.client, experiment)
         self.children: dict[str, Run] = {}
         for run in self.runs:
             if run.data.tags["kind"] != "sweep":

@@ -18,6 +18,7 @@ import pytest
 
 from aln.config import parse_document, parse_sweep
 from aln.space import parse_space
+from aln.study.description import describe_study
 from pages import Block, blocks
 from ray_head import started_head
 
@@ -74,14 +75,25 @@ def test_what_a_page_says_works(page: Path, reader: Path, capsys: pytest.Capture
 def smaller(words: list[str]) -> list[str]:
     """The command with a budget that a test has the time for; with the paper's data, no more than a look."""
     resumes, module = "--resume" in words, words[2]
+    if "--dry-run" in words:
+        return words
     if "data.root=/data/imagenet" in words:
         return [*words, "--dry-run"]
     if module == "aln.sweep":
         return [*words, "--trials", "3"] if resumes else [*words, "--trials", "2", "--set", *SHORT_SWEEP]
-    return [*words, "--set", "epochs=1"] if module == "aln.train" and not resumes else words
+    short = {"aln.train": ["epochs=1"], "aln.study": SHORT_STUDY}.get(module)
+    return words if resumes or short is None else [*words, "--set", *short]
 
 
 SHORT_SWEEP = ["run.epochs=1", "scheduler.grace=1"]
+SHORT_STUDY = [
+    "sweep.run.epochs=1",
+    "sweep.scheduler.grace=1",
+    "stages.search.space=[../search_spaces/mirror.yaml]",
+    "stages.search.sweep.trials=1",
+    "stages.transfer.for_each={run.model: [resnet8]}",
+    "stages.transfer.sweep.seeds=1",
+]
 
 
 def run(words: list[str]) -> int:
@@ -103,7 +115,9 @@ def check_example(block: Block) -> None:
         tomllib.loads(block.text)
         return
     document = parse_document(block.text, "example")
-    if "rule" in document.content:
+    if "stages" in document.content:
+        describe_study(document)
+    elif "rule" in document.content:
         parse_space(document, {})
     else:
         parse_sweep(document)

@@ -36,6 +36,13 @@ def test_what_cannot_be_asked_passes(address):
     require_listener(address, "The server")
 
 
+@pytest.mark.parametrize("address", ["postgresql://me:hid/den@db/aln", "http://me:hid@den@host"])
+def test_a_password_that_should_be_quoted_is_not_repeated(address):
+    with pytest.raises(AlnError, match="expected user:password@host:port, with %2F for / and %40 for @") as caught:
+        require_listener(address, "The server")
+    assert "hid" not in str(caught.value)
+
+
 def test_a_port_out_of_range_is_said():
     with pytest.raises(AlnError, match=r"The server at http://127\.0\.0\.1:99999: Port out of range"):
         require_listener("http://127.0.0.1:99999", "The server")

@@ -54,6 +54,12 @@ def test_the_mean_over_seeds_decides() -> None:
     assert steady.mean("val_top1") == 91.5
 
 
+def test_what_a_diverged_training_reports_for_the_search_was_not_measured() -> None:
+    metrics = {"val_top1": 0.0, "val_top5": 0.0, "train_seconds": 2.0}
+    assert record("a", "diverged", **metrics).measured == {"train_seconds": 2.0}
+    assert record("a", "completed", **metrics).measured == metrics
+
+
 def test_a_point_of_which_one_training_diverged_has_diverged() -> None:
     mixed = point("mixed", record("mixed", val_top1=99.0), record("mixed", "diverged", repetition=1, val_top1=0.0))
     sound = point("sound", record("sound", val_top1=50.0), record("sound", repetition=1, val_top1=50.0))

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from aln.conversion import align
 from aln.errors import RegistryError
-from aln.registry import Registry, nearest
+from aln.registry import Registry
 from aln.rules import RULES, Backprop, LearningRule
 from aln.testing import check_rule
 
@@ -79,9 +79,29 @@ def test_error_can_be_caught_as_lookup_error(fruits):
         fruits.get("zzz")
 
 
-@pytest.mark.parametrize(("word", "found"), [("fedback", "feedback"), ("miror", "mirror"), ("xyz", None)])
-def test_nearest(word, found):
-    assert nearest(word, ["feedback", "mirror"]) == found
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("my_fruit:pear", "my_fruits:pear"),
+        ("my_fruits.ovl:pear", "my_fruits.oval:pear"),
+        ("my_fruit.oval:pear", "my_fruits.oval:pear"),
+    ],
+)
+def test_a_misspelt_module_comes_with_the_nearest(fruits, tmp_path, monkeypatch, name, meant):
+    package = tmp_path / "my_fruits"
+    package.mkdir()
+    for module in ("__init__.py", "oval.py"):
+        (package / module).write_text("def pear(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RegistryError, match=rf"No module named .*; did you mean '{meant}'\?$"):
+        fruits.get(name)
+
+
+def test_a_module_that_the_users_own_asks_for_is_not_guessed(fruits, tmp_path, monkeypatch):
+    (tmp_path / "my_fruits.py").write_text("import my_fruit\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RegistryError, match=r"No module named 'my_fruit' \(.*my_fruits\.py:1\)$"):
+        fruits.get("my_fruits:pear")
 
 
 # What other packages bring along.

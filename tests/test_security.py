@@ -27,8 +27,10 @@ import yaml
 
 from aln import sweep, train, validate
 from aln.command import runnable
+from aln.errors import AlnError
 from aln.preflight import shown
 from aln.tracking import Tracker, ui_command, ui_page
+from real_sweeps import command_lines
 
 REPOSITORY = Path(__file__).parent.parent
 SPACE = REPOSITORY / "search_spaces/information.yaml"
@@ -246,6 +248,9 @@ def test_mlflow_as_printed_refuses_a_foreign_host(workplace: Path) -> None:
         ("http://me:hidden@mlflow.example:5000/x", "http://me@mlflow.example:5000/x"),
         ("at postgresql://me:hidden@db/aln, too", "at postgresql://me@db/aln, too"),
         ("http://:hidden@host", "http://@host"),
+        ("http://me:hid@den@host/x", "http://me@host/x"),
+        ("postgresql+psycopg://me:hid/d@en@db/aln", "postgresql+psycopg://me@db/aln"),
+        ("postgresql://db/aln?user=me&password=hid/den&a=b", "postgresql://db/aln?user=me&password=&a=b"),
         ("http://host:5000/a@b", "http://host:5000/a@b"),
         ("sqlite:////home/me/mlflow.db", "sqlite:////home/me/mlflow.db"),
     ],
@@ -259,10 +264,10 @@ def test_passwords_of_addresses_are_in_no_command_page_or_error(monkeypatch: pyt
     assert ui_command(database) == 'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI" mlflow ui'
     assert runnable(ui_command(database)).endswith("mlflow ui")
     assert "hidden" not in ui_page("http://me:hidden@127.0.0.1:1", "1")
-    for address in (database, "http://me:hidden@127.0.0.1:1"):
-        with pytest.raises(Exception, match=r"MLflow at .*127\.0\.0\.1:1") as caught:
+    for address in (database, "http://me:hidden@127.0.0.1:1", "postgresql://me:hid/den@127.0.0.1:1/aln"):
+        with pytest.raises(AlnError, match=r"MLflow at .*127\.0\.0\.1:1") as caught:
             Tracker("x", address)
-        assert "hidden" not in str(caught.value)
+        assert "hid" not in str(caught.value)
 
 
 def test_a_sweep_tells_no_secret_of_the_environment(empty_store: Path) -> None:
@@ -292,11 +297,7 @@ def test_a_sweep_tells_no_secret_of_the_environment(empty_store: Path) -> None:
 def watch_command_lines(process: subprocess.Popen[bytes], seen: set[str]) -> None:
     """Collects the command lines of all processes of the machine while one of them runs."""
     while process.poll() is None:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-            except OSError:
-                continue
+        seen |= command_lines()
         time.sleep(0.5)
 
 

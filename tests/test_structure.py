@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "aln"
 
 # From the core upwards: a module imports only from rows above its own, and from its own package.
 ROWS = [
-    ["errors"],
+    ["errors", "hints"],
     ["registry", "memory", "threads", "maps", "seeds", "devices", "storage", "tensorflow_checkpoint"],
     ["signals", "preflight", "fingerprint"],
     ["moments"],

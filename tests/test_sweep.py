@@ -177,6 +177,13 @@ def test_best_yaml_trains_the_best_trial_again_to_the_same_numbers(finished: Sim
         assert again.data.metrics[metric] == best.data.metrics[metric]
 
 
+def test_validating_the_sweep_evaluates_its_best_trial(finished: SimpleNamespace) -> None:
+    command = [sys.executable, "-m", "aln.validate", "mine", "--split", "test", "--no-log"]
+    done = subprocess.run(command, cwd=finished.folder, check=True, capture_output=True, text=True)
+    best = next(r for name, r in finished.children.items() if name.isdigit() and "test_top1" in r.data.metrics)
+    assert f"top-1 {best.data.metrics['test_top1']:.2f} %" in done.stdout
+
+
 def test_plots_and_configuration_are_artifacts(finished: SimpleNamespace) -> None:
     names = {a.path for a in finished.client.list_artifacts(finished.parent.info.run_id, "plots")}
     assert names == {"plots/history.png", "plots/coefficients.png", "plots/angles.png"}
@@ -193,7 +200,8 @@ def test_the_table_of_trials_holds_what_mlflow_does(finished: SimpleNamespace) -
     assert rows.keys() == finished.children.keys()
     for trial, child in finished.children.items():
         assert rows[trial]["status"] == child.data.tags["status"]
-        assert float(rows[trial]["val_top1"]) == child.data.metrics["val_top1"]
+        if rows[trial]["status"] != "diverged":
+            assert float(rows[trial]["val_top1"]) == child.data.metrics["val_top1"]
         if trial.isdigit():
             assert rows[trial]["rule.alpha"] == child.data.params["rule.alpha"]
 
@@ -210,8 +218,9 @@ def test_nothing_is_printed_but_what_is_meant(finished: SimpleNamespace) -> None
     assert len(re.findall(r"^\[\d/8\]", finished.out, re.MULTILINE)) == 8
 
 
-def test_a_finished_sweep_is_not_overwritten(finished: SimpleNamespace) -> None:
-    done = run(finished.folder, str(INFORMATION), "--name", "mine")
+@pytest.mark.parametrize("how", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_finished_sweep_is_not_overwritten(finished: SimpleNamespace, how: list[str]) -> None:
+    done = run(finished.folder, str(INFORMATION), "--name", "mine", *how)
     assert done.returncode == 2
     assert "choose another name" in done.stderr
 
@@ -231,6 +240,11 @@ def test_trials_that_fail_or_diverge_do_not_stop_the_sweep(tmp_path: Path, empty
     assert "a rule with a bug" in text
     assert "my_lab.py" in text  # the traceback, not only the message
     assert yaml.safe_load((tmp_path / "results/own/best.yaml").read_text())["rule"]["mood"] == 0
+    with (tmp_path / "results/own/trials.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["status"] == "diverged"]
+    assert rows
+    assert {(row["val_top1"], row["val_top5"], row["val_loss"]) for row in rows} == {("", "", "")}
+    assert all(float(row["train_seconds"]) > 0 for row in rows)
 
 
 def test_settings_that_are_legal_one_by_one_but_not_together_fail_their_trial(
@@ -278,14 +292,15 @@ def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
-        (["nowhere.yaml"], ["nowhere.yaml: cannot be read"]),
+        (["nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
+        ([str(INFORMATION.with_name("infomation.yaml"))], [f"there is no such file; did you mean '{INFORMATION}'?"]),
         ([str(INFORMATION), "--trials", "0"], ["trials: is 0"]),
         (
             [str(INFORMATION), "--set", "run.epoch=3", "trails=3"],
             ["did you mean 'run.epochs'", "did you mean 'trials'"],
         ),
         ([str(INFORMATION), "--name", "a/b"], ["--name: is 'a/b', expected"]),
-        ([str(INFORMATION), "--sweep", "nowhere.yaml"], ["nowhere.yaml: cannot be read"]),
+        ([str(INFORMATION), "--sweep", str(DIGITS.with_name("digts.yaml"))], [f"did you mean '{DIGITS}'?"]),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(
@@ -297,6 +312,17 @@ def test_bad_input_is_refused_before_anything_starts(
     assert [path.name for path in workplace.iterdir()] == ["mlflow.db"]
 
 
+@pytest.mark.parametrize("name", ["minr", "mine-2"])
+def test_a_sweep_that_is_not_there_comes_with_the_nearest(
+    workplace: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for folder in ("mine", "minr-run"):  # the second is no sweep
+        (workplace / "results" / folder).mkdir(parents=True)
+    (workplace / "results/mine/sweep.yaml").touch()
+    assert sweep.main(["--resume", name]) == 2
+    assert re.search(r"holds no sweep \(.*\); did you mean 'mine'\?$", capsys.readouterr().err.strip())
+
+
 def test_a_dry_run_prints_the_plan_and_starts_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep.main([str(INFORMATION), "--trials", "5", "--dry-run", "--name", "plan"]) == 0
     out = capsys.readouterr().out
@@ -304,5 +330,6 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(workplace: Path, capsys: p
     assert "5 trials and the baselines backprop, feedback" in out
     assert re.search(r"This machine \(\d+ CPU cores, \d+ GPUs\) holds \d+ trials at once", out)
     assert re.search(r"An epoch takes about [\d.]+ s: at most [\d.]+ (minutes|hours) for 7 trials", out)
+    assert re.search(r"Start-up comes on top, about [\d.]+ minutes: \d+ s for Ray and the first processes", out)
     assert re.search(r"One takes about [\d.]+ GiB of [\d.]+ GiB of memory, which would hold \d+", out)
     assert [path.name for path in workplace.iterdir()] == ["mlflow.db"]

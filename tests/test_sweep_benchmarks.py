@@ -63,10 +63,23 @@ def test_every_layer_says_what_a_trial_costs(growth: list[dict[str, Any]]) -> No
         assert row["mebibytes_at_end"] > 100
 
 
+def test_a_suggestion_is_timed_by_history_and_window(tmp_path: Path) -> None:
+    sizes = ["--windows", "10", "all", "--history", "5", "20", "--repetitions", "2"]
+    done = run("suggestion_cost.py", *sizes, "--out", str(tmp_path / "result.json"))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert found["history"] == [5, 20]
+    assert [(row["sampler"], row["window"]) for row in found["rows"]] == [("tpe", 10), ("tpe", None)]
+    for row in found["rows"]:
+        assert len(row["milliseconds"]) == 2
+        assert min(row["milliseconds"]) > 0
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
         ("sweep_overhead.py", ["--trials", "0"], "error: --trials 0: expected at least 1"),
+        ("suggestion_cost.py", ["--history", "0"], "error: --history and --repetitions: expected at least 1, found 0"),
         ("sweep_growth.py", ["--trials", "25"], "error: --trials 25: expected a multiple of 10, at least 10"),
     ],
 )

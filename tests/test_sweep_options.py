@@ -140,6 +140,20 @@ def test_the_answer_is_a_front_of_means(first: SimpleNamespace) -> None:
     assert max(map(len, re.findall("^[│┃].*$", first.out, re.MULTILINE))) <= 80
 
 
+def test_each_point_of_the_front_has_a_configuration_and_the_front_a_plot(first: SimpleNamespace) -> None:
+    front = re.findall(r"^(?:Best trial by val_top1|Pareto front) (\d{3}): ", first.out, re.MULTILINE)
+    folder = first.folder / "results/first"
+    assert sorted(path.name for path in (folder / "pareto").iterdir()) == sorted(f"{label}.yaml" for label in front)
+    for label in front:
+        content = yaml.safe_load((folder / f"pareto/{label}.yaml").read_text())
+        params = first.runs[f"{label}-s0"].data.params
+        assert (content["rule"]["name"], content["seed"]) == (params["rule.name"], 3)
+        assert content["rule"]["alpha"] == float(params["rule.alpha"])
+    assert (folder / "plots/pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert re.search(r"^  Pareto front +results/first/pareto$", first.out, re.MULTILINE)
+    assert re.search(r"^  its plot +results/first/plots/pareto\.png$", first.out, re.MULTILINE)
+
+
 def test_best_yaml_is_the_best_training_complete(first: SimpleNamespace) -> None:
     content = yaml.safe_load((first.folder / "results/first/best.yaml").read_text())
     best = re.search(r"Best trial by val_top1 (\d{3})", first.out)

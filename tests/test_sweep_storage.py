@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aln import sweep as command
 from aln.storage import open_storage
 from aln.sweep_folder import STUDY
 from real_sweeps import DIGITS, REPOSITORY, TINY, SweepProcess, Tracked, count_lines, sweep
@@ -56,6 +57,16 @@ def test_another_machine_goes_on_from_what_the_store_has(tmp_path: Path, empty_s
         assert run.info.status == "FINISHED", label
         assert [step for step, _ in tracked.points(run, "train_loss")] == list(range(1, EPOCHS + 1)), label
     assert (other / "results/far/best.yaml").exists()
+
+
+def test_a_name_that_the_store_has_is_taken_in_a_dry_run_too(
+    tmp_path: Path, s3: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    open_storage(f"{s3.url}/sweeps/far").write("sweep.yaml", b"trials: 3")
+    arguments = [SPACE, "--sweep", str(DIGITS), "--name", "far", "--dry-run", "--set", f"storage={s3.url}/sweeps"]
+    assert command.main(arguments) == 2
+    assert f"--name: is 'far', but {s3.url}/sweeps/far exists; choose another name" in capsys.readouterr().err
 
 
 def test_a_sweep_that_the_store_does_not_have_is_refused(tmp_path: Path, s3: Store) -> None:

@@ -86,7 +86,7 @@ def test_everything_is_logged_to_a_run_of_its_own(
 
 def test_a_name_that_is_neither_file_nor_run_is_refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert validate.main(["nothing"]) == 2
-    assert "nothing: no such checkpoint, neither a file nor an MLflow run" in capsys.readouterr().err
+    assert "nothing: no such checkpoint, neither a file nor a sweep nor an MLflow run" in capsys.readouterr().err
     (workplace / "empty").mkdir()
     assert validate.main(["empty"]) == 2
     assert "empty: no such checkpoint (looked in empty/checkpoints, empty)" in capsys.readouterr().err

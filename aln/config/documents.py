@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from aln.errors import ConfigError, Problem
+from aln.hints import hint_of_path
 
 Path_ = tuple[str | int, ...]
 
@@ -61,6 +62,9 @@ def read_document(path: Path) -> Document:
     """Reads a YAML file that holds a mapping. Raises `ConfigError` naming file and line."""
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        message = f"there is no such file{hint_of_path(path)}"
+        raise ConfigError([Problem(key="", message=message, source=str(path))]) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([Problem(key="", message=f"cannot be read: {error}", source=str(path))]) from error
     return parse_document(text, str(path))

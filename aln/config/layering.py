@@ -15,7 +15,7 @@ from typing import Any
 
 from aln.config.documents import parse_document
 from aln.errors import Problem
-from aln.registry import nearest
+from aln.hints import hint
 
 Content = dict[str, Any]
 
@@ -32,9 +32,8 @@ def layered(content: Mapping[str, Any], prefix: str = "") -> tuple[Content, list
     if recipe in recipe_names():
         content = _over(_recipe(recipe), content)
     elif named and recipe is not None:
-        guess = nearest(str(recipe), recipe_names())
-        hint = f"; did you mean '{guess}'?" if guess else ""
-        message = f"unknown recipe {recipe!r}{hint} (known: {', '.join(recipe_names())})"
+        unknown = f"unknown recipe {recipe!r}{hint(str(recipe), recipe_names())}"
+        message = f"{unknown} (known: {', '.join(recipe_names())})"
         problems.append(Problem(key=f"{prefix}recipe", message=message))
     return content, problems
 

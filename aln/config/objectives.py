@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from aln.alignment import METRICS
 from aln.config.section import Section
-from aln.registry import nearest
+from aln.hints import hint
 
 Mode = Literal["max", "min"]
 
@@ -51,9 +51,7 @@ class Objective(Section):
             raise refusal("expected a metric, or a metric and max or min, such as 'val_top1 max'")
         metric, *direction = written.split()
         if metric not in DIRECTIONS:
-            guess = nearest(metric, DIRECTIONS)
-            hint = f"; did you mean '{guess}'?" if guess else ""
-            raise refusal(f"unknown metric '{metric}'{hint} (known: {', '.join(DIRECTIONS)})")
+            raise refusal(f"unknown metric '{metric}'{hint(metric, DIRECTIONS)} (known: {', '.join(DIRECTIONS)})")
         mode = DIRECTIONS[metric]
         if direction and direction != [mode]:
             raise refusal(f"expected '{metric} {mode}'")

@@ -16,7 +16,7 @@ from aln.config.documents import Document, dump, read_document
 from aln.config.layering import layered
 from aln.config.section import Section
 from aln.errors import AlnError, ConfigError, Problem, RegistryError
-from aln.registry import nearest
+from aln.hints import hint, hint_of_path, nearest, suggestion
 
 _DEFAULT_NAMES = {"rule": "backprop", "model": "resnet8", "data": "digits", "optimizer": "sgd", "schedule": "cosine"}
 # Sections that a run may leave out, and what they are called if they do not say.
@@ -225,9 +225,8 @@ def read_run(preset_or_file: str) -> Document:
         with resources.as_file(_presets() / f"{preset_or_file}.yaml") as path:
             return read_document(path)
     if not Path(preset_or_file).exists():
-        guess = nearest(preset_or_file, preset_names())
-        hint = f"; did you mean '{guess}'?" if guess else ""
-        message = f"neither a file nor a preset{hint} (presets: {', '.join(preset_names())})"
+        meant = hint(preset_or_file, preset_names()) or hint_of_path(Path(preset_or_file))
+        message = f"neither a file nor a preset{meant} (presets: {', '.join(preset_names())})"
         raise ConfigError([Problem(key=preset_or_file, message=message)])
     return read_document(Path(preset_or_file))
 
@@ -252,8 +251,7 @@ def problems_of(error: ValidationError, keys: Iterable[str], prefix: str = "") -
         while key not in keys and item["type"] != "extra_forbidden" and "." in key:
             key = key.rpartition(".")[0]
         if item["type"] == "extra_forbidden":
-            guess = nearest_key(key, keys)
-            message = "unknown key" + (f"; did you mean '{prefix}{guess}'?" if guess else "")
+            message = f"unknown key{suggestion(nearest_key(key, keys), f'{prefix}{{}}')}"
         elif item["type"] == "missing":
             message = "is required"
         else:

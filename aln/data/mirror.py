@@ -19,6 +19,7 @@ from typing import Any
 from aln.data.kept import kept_in, lock_for, only_one, require_room
 from aln.data.roots import Disk, Root
 from aln.errors import DataError, MissingFileError, StorageError
+from aln.hints import hint_of_path
 from aln.storage import Listing, Storage, StoredFile, open_storage
 from aln.storage.object_store import ObjectStore
 
@@ -36,7 +37,8 @@ def open_root(root: str | Path) -> Root:
         return mirror
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise DataError(f"root = {folder}: {'is no folder' if folder.exists() else 'there is no such folder'}")
+        problem = "is no folder" if folder.exists() else f"there is no such folder{hint_of_path(folder)}"
+        raise DataError(f"root = {folder}: {problem}")
     return Disk(folder)
 
 

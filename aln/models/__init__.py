@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from aln.errors import AlnError, DataError, RegistryError
+from aln.hints import hint
 from aln.models.mlp import mlp
 from aln.models.resnet import ResNet
-from aln.registry import Registry, nearest
+from aln.registry import Registry
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
 MODELS.register("mlp")(mlp)
@@ -67,7 +68,6 @@ def from_torchvision(input_shape: tuple[int, int, int], num_classes: int, *, bui
 
     known = list_models()
     if builder not in known:
-        guess = nearest(builder, known)
-        raise RegistryError(f"torchvision has no model '{builder}'" + (f"; did you mean '{guess}'?" if guess else ""))
+        raise RegistryError(f"torchvision has no model '{builder}'{hint(builder, known)}")
     model: nn.Module = get_model(builder, weights=None, num_classes=num_classes)
     return model

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aln.errors import AlnError, RuleError
+from aln.hints import hint
 from aln.optim.checks import above_zero
-from aln.registry import nearest
 from aln.rules import LearningRule
 
 # At how many moments a schedule is tried out before a training begins.
@@ -79,10 +79,8 @@ class ScheduledRule:
         known = coefficients(self.rule)
         for name in self.schedules:
             if name not in known:
-                guess = nearest(name, known)
-                hint = f"; did you mean '{guess}'?" if guess else ""
-                listed = ", ".join(known) or "none"
-                raise RuleError(f"{name} is no coefficient of {type(self.rule).__name__}{hint} (known: {listed})")
+                unknown = f"{name} is no coefficient of {type(self.rule).__name__}{hint(name, known)}"
+                raise RuleError(f"{unknown} (known: {', '.join(known) or 'none'})")
 
     def at(self, epoch: float, epochs: float) -> LearningRule:
         """The rule at the fractional epoch of a training that lasts `epochs`."""

@@ -75,7 +75,7 @@ def _history(searched: Sequence[Point], baselines: Sequence[Point], best: Point 
     _reference_lines(axes, baselines, metric)
     axes.set(xlabel="trial", ylabel=axis_title(metric), title="Optimisation history")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside right upper", frameon=False)  # inside it covers trials
     return figure
 
 

@@ -12,9 +12,9 @@ from mlflow.entities import Run
 
 from aln.config import Objective, SweepConfig, parse_document, parse_sweep
 from aln.errors import ConfigError, Problem
+from aln.hints import hint
 from aln.preflight import shown
 from aln.records import Point, Status, TrialRecord, ranked
-from aln.registry import nearest
 from aln.space import RULE, SearchSpace, parse_space
 from aln.sweep_folder import SPACE, SWEEP
 from aln.tracking import Reader
@@ -137,11 +137,9 @@ def read_sweeps(names: Sequence[str], reader: Reader) -> list[TrackedSweep]:
 
 
 def _unknown(name: str, known: Mapping[str, Run], uri: str) -> Problem:
-    guess = nearest(name, known)
-    hint = f"; did you mean '{guess}'?" if guess else ""
     some = ", ".join(list(known)[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
     listed = f" (known: {some})" if known else "; it knows none"
-    return Problem(key="SWEEP", message=f"MLflow at {shown(uri)} knows no sweep '{name}'{hint}{listed}")
+    return Problem(key="SWEEP", message=f"MLflow at {shown(uri)} knows no sweep '{name}'{hint(name, known)}{listed}")
 
 
 def _read(name: str, parent: Run, reader: Reader) -> TrackedSweep:

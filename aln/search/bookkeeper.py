@@ -11,7 +11,7 @@ from typing import Any
 from aln.checkpoint_folder import CheckpointFolder
 from aln.config import parse_run
 from aln.errors import ConfigError, StorageError
-from aln.records import Status, TrialRecord
+from aln.records import ENDED_BADLY, Status, TrialRecord
 from aln.search.plan import SweepPlan
 from aln.search.stall import last_words, stall_note
 from aln.search.study import Study
@@ -43,19 +43,24 @@ class Bookkeeper:
         self._plan, self._study, self._tracker, self._parent, self._changed = plan, study, tracker, parent, changed
         self._runs: dict[str, TrackedRun] = {}
         self._placed: set[str] = set()  # said to be next, but not begun yet
+        self._stopping = False
 
     @property
     def finished(self) -> bool:
         """Whether nothing will begin any more."""
-        return (self._study.exhausted and not self._placed) or bool(self._study.over())
+        return (self._study.exhausted and not self._placed) or self.over()
+
+    def stop(self) -> None:
+        """All is to stop. What becomes of processes from now on says nothing of their trainings, which go on later."""
+        self._stopping = True
 
     def over(self) -> bool:
-        """Whether a budget is spent, so that all is to stop."""
-        return bool(self._study.over())
+        """Whether all is to stop: somebody has said so, or a budget is spent."""
+        return self._stopping or bool(self._study.over())
 
     def next(self) -> dict[str, Any] | None:
         """What is to be trained next, for `run_trial`; None if there is nothing at the moment."""
-        record = None if self._study.over() else self._study.next()
+        record = None if self.over() else self._study.next()
         if record is None:
             return None
         if self._resumed:
@@ -124,6 +129,8 @@ class Bookkeeper:
         One that timed out is not: it is about to end itself.
         """
         record = self._study.records[label]
+        if self._stopping and result.get("status") in ENDED_BADLY:
+            return True
         if record.status == "running" and "status" in result:
             self._end(record, result["status"], result["error"])
         if record.status != "running":
@@ -155,7 +162,7 @@ class Bookkeeper:
         """The process that was to take a training died before it did; says whether another will be given it."""
         self._placed.discard(label)
         record = self._study.records[label]
-        if record.status != "running" or record.restarts >= self._plan.sweep.restarts:
+        if self._stopping or record.status != "running" or record.restarts >= self._plan.sweep.restarts:
             return False
         record.restarts += 1
         self._study.again(record)
@@ -163,15 +170,16 @@ class Bookkeeper:
 
     def lost(self, label: str) -> None:
         """A training's process died; another goes on from its last checkpoint."""
-        record = self._study.records[label]
-        record.restarts += 1
-        self._changed(record)
+        if not self._stopping:
+            record = self._study.records[label]
+            record.restarts += 1
+            self._changed(record)
 
     def gave_up(self, label: str, reason: str) -> None:
         """A training's process died too often, or left word that it stalled."""
         self._placed.discard(label)
         record = self._study.records[label]
-        if record.status != "running":
+        if self._stopping or record.status != "running":
             return
         if stacks := last_words(stall_note(self._plan.folder, label)):
             self._end(record, "timed out", stacks)

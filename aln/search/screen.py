@@ -77,7 +77,7 @@ class Screen:
         return max(map(len, ("000", *self._plan.sweep.baselines))) + repetition
 
     def _score(self, record: TrialRecord, metric: str) -> str:
-        return f"{metric} {record.metrics[metric]:.2f}" if metric in record.metrics else f"{metric} -"
+        return f"{metric} {record.measured[metric]:.2f}" if metric in record.measured else f"{metric} -"
 
     def _table(self) -> Group:
         # A table wraps its own title at the table's width, which is often less than the terminal's.

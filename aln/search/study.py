@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from aln.encoding import distribution, encoded, fitted, suggested
 from aln.errors import SweepError
-from aln.records import ENDED_BADLY, KnownTrial, Point, Status, TrialRecord
+from aln.records import ENDED_BADLY, KnownTrial, Point, Status, TrialRecord, training_label
 from aln.search.journal import Journal
 from aln.search.plan import SweepPlan
 from aln.search.samplers import make_pruner, make_sampler
@@ -214,9 +214,7 @@ class Study:
         seeds = self._plan.sweep.seeds
         epochs = self._plan.epochs(values)
         records = [
-            TrialRecord(
-                label=label if seeds == 1 else f"{label}-s{repetition}", of=label, repetition=repetition, epochs=epochs
-            )
+            TrialRecord(label=training_label(label, repetition, seeds), of=label, repetition=repetition, epochs=epochs)
             for repetition in range(seeds)
         ]
         point = Point(label=label, values=values, baseline=baseline, records=records)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +22,10 @@ from aln.conversion import coverage
 from aln.fingerprint import versions
 from aln.job import Job
 from aln.records import KnownTrial, Point, Status, TrialRecord, best_point, pareto_front
+from aln.report.pareto import FRONT, draw_front, write_front
 from aln.report.plots import draw_sweep
 from aln.search.bookkeeper import Bookkeeper
+from aln.search.interruption import Interruption
 from aln.search.plan import SweepPlan
 from aln.search.screen import Screen
 from aln.search.study import Study
@@ -32,7 +33,10 @@ from aln.search.tuning import cluster, tune_trials
 from aln.search.warm_start import known_trials
 from aln.space import RULE, format_point
 from aln.sweep_folder import SPACE, SWEEP, SweepFolder
-from aln.tracking import SPOOL, TrackedRun, Tracker
+from aln.tracking import SPOOL, TrackedRun, Tracker, reason
+
+# What MLflow has to hear the last when SIGKILL may follow; what waits longer waits in the spool.
+_HURRIED_SECONDS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,13 @@ class SweepOutcome:
 
 
 def run_sweep(
-    plan: SweepPlan, folder: SweepFolder, console: Console, began: float | None = None, *, resume: bool = False
+    plan: SweepPlan,
+    folder: SweepFolder,
+    console: Console,
+    interruption: Interruption,
+    began: float | None = None,
+    *,
+    resume: bool = False,
 ) -> SweepOutcome:
     """Runs the plan in its folder, or what is left of it. `began` is the `time.perf_counter` that its time begins at.
 
@@ -76,11 +86,11 @@ def run_sweep(
         highlight=False,
         soft_wrap=True,
     )
-    with _terminated_as_interrupted(), ExitStack() as held:
+    with ExitStack() as held:
         if resume:
             held.enter_context(folder.taken())
         where, concurrent = held.enter_context(cluster(plan))
-        held.enter_context(_terminated_as_interrupted())  # Ray has put its own handler in the place of ours
+        interruption.listen()
         # Asked before the folder is made: a server that is not there leaves nothing behind.
         tracker = Tracker(plan.sweep.experiment, spool=plan.folder / SPOOL)
         known = [] if resume else known_trials(plan, tracker)
@@ -88,7 +98,9 @@ def run_sweep(
             folder.begin(plan.sweep, plan.space)
             held.enter_context(folder.taken())
         console.print(f"Running on {where}: {concurrent} trials at once.", highlight=False, soft_wrap=True)
-        return _run(plan, console, began, tracker, folder, concurrent, resume, known, data.examples("validation"))
+        return _run(
+            plan, console, began, tracker, folder, concurrent, resume, known, interruption, data.examples("validation")
+        )
 
 
 def _run(
@@ -100,13 +112,14 @@ def _run(
     concurrent: int,
     resume: bool,
     known: Sequence[KnownTrial],
+    interruption: Interruption,
     images: int | None,
 ) -> SweepOutcome:
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def close_tracker() -> None:
-        if missing := tracker.close():
+        if missing := tracker.close(_HURRIED_SECONDS if interruption.hurried else 60.0):
             say(missing)
 
     study = Study(plan)
@@ -118,6 +131,13 @@ def _run(
     parent = tracker.run(plan.name, {"sweep": plan.name, "kind": "sweep", "sweep_id": study.identity})
     screen = Screen(plan, study, console)
     bookkeeper = Bookkeeper(plan, study, tracker, parent, screen.changed, resume)
+
+    def last_words() -> None:
+        bookkeeper.interrupt()
+        parent.finish("interrupted")
+        study.close()
+        tracker.drain(_HURRIED_SECONDS)
+
     status: Status = "failed"
     try:
         if resume:
@@ -126,16 +146,14 @@ def _run(
         _describe(plan, parent, images)
         with folder.copied(lambda: tracker.delivered(10.0), say):
             if not bookkeeper.finished:
-                with screen:
+                with interruption.searching(bookkeeper.stop, last_words), screen:
                     tune_trials(plan, concurrent, bookkeeper)
             ended = study.over()
             interrupted = not ended and not study.complete
             bookkeeper.interrupt()
-            best, front, tested = _conclude(plan, study, parent, bookkeeper)
-            try:
-                _draw(plan, study, tracker, parent, bookkeeper)
-            except MlflowException as error:  # the sweep does not depend on it
-                say(f"No plots: MLflow does not answer ({str(error).splitlines()[0]}). --resume draws them.")
+            best, front, tested = _conclude(plan, study, parent, bookkeeper, interruption.hurried)
+            if not interruption.hurried:
+                _draw(plan, study, tracker, parent, bookkeeper, say)
         seconds = time.perf_counter() - began
         share = (study.trained - trained_before) / (concurrent * seconds)
         if share:
@@ -189,29 +207,45 @@ def _describe(plan: SweepPlan, parent: TrackedRun, images: int | None) -> None:
 
 
 def _conclude(
-    plan: SweepPlan, study: Study, parent: TrackedRun, bookkeeper: Bookkeeper
+    plan: SweepPlan, study: Study, parent: TrackedRun, bookkeeper: Bookkeeper, hurried: bool
 ) -> tuple[Point | None, list[Point], dict[str, float]]:
-    """Tests the best point and the baselines, and writes what was found: the best, the front, the tests."""
+    """Tests the best point and the baselines and writes what was found: the best, the front, the tests.
+
+    Nothing is tested or drawn if it is to be quick.
+    """
     points, objectives = list(study.points.values()), plan.sweep.objectives
     best = best_point(points, objectives[0])
     front = pareto_front(points, objectives) if len(objectives) > 1 else []
     every = plan.sweep.test == "all"
-    chosen = [p for p in points if p.baseline or p is best or p in front or (every and p.usable)]
+    chosen = [p for p in points if p.baseline or p is best or p in front or (every and p.usable)] if not hurried else []
     tested = _test(plan, study, bookkeeper, [record for point in chosen for record in point.records])
     parent.artifact(_write_trials(plan, points, tested))
     if best is not None:
         found = {f"best_{objective.metric}": best.mean(objective.metric) for objective in objectives}
         _summarise(study, parent, found | {f"test_top1/{label}": value for label, value in tested.items()})
         parent.artifact(_write_best(plan, bookkeeper, best.usable[0]))
+        _write_front(plan, bookkeeper, parent, points, front, hurried)
         parent.note(f"Best trial **{best.label}**: {format_point(best.values)}")
     return best, front, tested
 
 
-def _draw(plan: SweepPlan, study: Study, tracker: Tracker, parent: TrackedRun, bookkeeper: Bookkeeper) -> None:
-    """Draws what MLflow has of the sweep."""
+def _draw(
+    plan: SweepPlan,
+    study: Study,
+    tracker: Tracker,
+    parent: TrackedRun,
+    bookkeeper: Bookkeeper,
+    say: Callable[[str], None],
+) -> None:
+    """Draws what MLflow has of the sweep, on which the sweep itself does not depend."""
     tracker.drain()
-    runs = _of_this_sweep(tracker, parent, study, bookkeeper)
-    for file in draw_sweep(runs, tracker, plan.space, plan.sweep.objectives[0], plan.folder / "plots"):
+    try:
+        runs = _of_this_sweep(tracker, parent, study, bookkeeper)
+        files = draw_sweep(runs, tracker, plan.space, plan.sweep.objectives[0], plan.folder / "plots")
+    except MlflowException as error:
+        say(f"No plots: MLflow does not answer ({reason(error)}). --resume draws them.")
+        return
+    for file in files:
         parent.artifact(file, "plots")
 
 
@@ -272,8 +306,30 @@ def _write_best(plan: SweepPlan, bookkeeper: Bookkeeper, best: TrialRecord) -> P
     return path
 
 
+def _write_front(
+    plan: SweepPlan,
+    bookkeeper: Bookkeeper,
+    parent: TrackedRun,
+    points: Sequence[Point],
+    front: Sequence[Point],
+    hurried: bool,
+) -> None:
+    """Writes the configurations of the Pareto front, and draws it, if there are several objectives."""
+    if not front:
+        return
+    configs = {point.label: parse_run(bookkeeper.content(point.usable[0])) for point in front}
+    for file in write_front(plan.folder / FRONT, configs):
+        parent.artifact(file, FRONT)
+    if not hurried:
+        objectives, plot = plan.sweep.objectives, plan.folder / "plots" / f"{FRONT}.png"
+        known = {p.label: v for p in points if p.status == "completed" and (v := p.objectives(objectives))}
+        baselines = {point.label: known.pop(point.label) for point in points if point.baseline and point.label in known}
+        draw_front(plot, objectives, known, configs.keys(), baselines)
+        parent.artifact(plot, "plots")
+
+
 def _write_trials(plan: SweepPlan, points: Sequence[Point], tested: Mapping[str, float]) -> Path:
-    """Writes one line a training: how it ended, what it reached, and what was searched."""
+    """Writes one line a training: how it ended, what was measured, and what was searched."""
     path = plan.folder / "trials.csv"
     usual = ("val_top1", "val_top5", "val_loss", "train_loss", "train_seconds")
     metrics = tuple(dict.fromkeys([*usual, *(objective.metric for objective in plan.sweep.objectives)]))
@@ -284,23 +340,9 @@ def _write_trials(plan: SweepPlan, points: Sequence[Point], tested: Mapping[str,
         for point in points:
             rule = point.label if point.baseline else point.values.get(RULE, plan.space.rule)
             for record in point.records:
-                numbers = [record.metrics.get(metric, "") for metric in metrics]
+                numbers = [record.measured.get(metric, "") for metric in metrics]
                 values = plan.space.values(point.values) if not point.baseline else {}
                 searched = [("null" if values[key] is None else values[key]) if key in values else "" for key in keys]
                 test, seed = tested.get(record.label, ""), plan.base.seed + record.repetition
                 table.writerow([record.label, rule, seed, record.status, record.epoch, *numbers, test, *searched])
     return path
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Lets SIGTERM end a sweep as Ctrl-C does: Ray Tune stops at once on the one and in good order on the other."""
-
-    def interrupt(*_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

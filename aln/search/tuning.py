@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,15 +16,17 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from aln.cluster import has_many_machines, joined_cluster, require_shared
-from aln.errors import AlnError, SweepError
+from aln.errors import AlnError, StorageError, SweepError
 from aln.search.bookkeeper import Bookkeeper
 from aln.search.plan import SweepPlan
 from aln.search.trial import run_trial
+from aln.storage import open_storage
 from aln.worker_group import trial_resources, trials_at_once
 
 # Tune's own files, which nobody reads: what it would resume from is not what a sweep resumes from.
 _SCRATCH = ".tune"
-_SETTINGS = {"TUNE_GLOBAL_CHECKPOINT_S": "86400"}
+# Signals are for `Interruption`.
+_SETTINGS = {"TUNE_GLOBAL_CHECKPOINT_S": "86400", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
 
 
 class _Here:
@@ -157,7 +158,7 @@ def tune_trials(
     labels: dict[str, str] = {}
     verdicts = _Verdicts(bookkeeper, labels)
     # Where all machines write, if there are several.
-    scratch = f"{plan.root if has_many_machines() else plan.folder}/{_SCRATCH}"
+    place = open_storage(plan.root if has_many_machines() else plan.folder)
     tuner = tune.Tuner(
         tune.with_resources(train, trial_resources(plan.base.resources)),
         tune_config=tune.TuneConfig(
@@ -170,7 +171,7 @@ def tune_trials(
         ),
         run_config=tune.RunConfig(
             name="trials",
-            storage_path=scratch,
+            storage_path=place.address(_SCRATCH),
             stop=verdicts,
             callbacks=[_Watch(bookkeeper, labels)],
             failure_config=tune.FailureConfig(max_failures=plan.sweep.restarts),
@@ -184,7 +185,8 @@ def tune_trials(
             raise
         raise verdicts.failed from None
     finally:
-        shutil.rmtree(plan.folder / _SCRATCH, ignore_errors=True)
+        with suppress(StorageError):  # nobody reads it
+            place.delete_folder(_SCRATCH)
 
 
 def _trial_name(trial: Trial) -> str:

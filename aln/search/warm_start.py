@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from aln.config import check_name
 from aln.errors import ConfigError, Problem
+from aln.hints import hint
 from aln.preflight import shown
 from aln.records import KnownTrial
 from aln.search.plan import SweepPlan
@@ -36,11 +37,17 @@ def known_trials(plan: SweepPlan, tracker: Tracker) -> list[KnownTrial]:
             found += _of_experiment(name, tracker, experiment.experiment_id)
         else:
             where = f"a sweep in {plan.folder.parent} nor an experiment of MLflow at {shown(tracker.uri)}"
-            message = f"'{name}' is neither {where}"
+            message = f"'{name}' is neither {where}{hint(name, _known_names(plan, tracker))}"
             problems.append(Problem(key="warm_start", message=message))
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def _known_names(plan: SweepPlan, tracker: Tracker) -> list[str]:
+    """The names of the sweeps beside this one, and of MLflow's experiments."""
+    sweeps = [path.parent.name for path in plan.folder.parent.glob(f"*/{STUDY}")]
+    return [*sweeps, *(experiment.name for experiment in tracker.client.search_experiments())]
 
 
 def _may_be_sweep(name: str) -> bool:

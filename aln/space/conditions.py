@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from aln.registry import nearest
+from aln.hints import hint
 from aln.space.entries import Entry
 from aln.space.parameters import Choice, Parameter, When, format_value, listed
 from aln.space.space import RULE
@@ -32,10 +32,8 @@ def _wrong_condition(
     if subject not in searched:
         if subject in unread:
             return ""
-        guess = nearest(subject, searched)
-        hint = f"; did you mean '{guess}'?" if guess else ""
         ranged = f"the space has one rule, say `rule: {{values: [{values[0]}, …]}}`" if subject == RULE else ""
-        return f"when asks of '{subject}', but " + (ranged or f"the space does not search it{hint}")
+        return f"when asks of '{subject}', but " + (ranged or f"the space does not search it{hint(subject, searched)}")
     asked = searched[subject]
     for value in values:
         if not isinstance(asked, Choice) and asked.grid is None and not isinstance(value, int):

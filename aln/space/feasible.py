@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from aln.registry import nearest
+from aln.hints import hint
 from aln.space.constraints import Constraint, parse_constraint
 from aln.space.parameters import format_value, frozen
 from aln.space.space import SearchSpace, holds
@@ -48,9 +48,7 @@ def _check_keys(constraint: Constraint, space: SearchSpace, unread: Collection[s
     examples |= {key: examples.get(tie.to, ()) for key, tie in space.ties.items()}
     for key in constraint.keys:
         if key not in examples and key not in unread:
-            guess = nearest(key, examples)
-            hint = f"; did you mean '{guess}'?" if guess else ""
-            raise ValueError(f"'{constraint.text}' names '{key}', which the space does not set{hint}")
+            raise ValueError(f"'{constraint.text}' names '{key}', which the space does not set{hint(key, examples)}")
         for value in examples.get(key, ()):
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"'{constraint.text}' compares numbers, but {key} may be {format_value(value)}")
@@ -97,5 +95,4 @@ def _wrong_values(point: Mapping[str, Any], space: SearchSpace, unread: Collecti
         elif key in space.fixed:
             yield key, f"is fixed at {format_value(space.fixed[key])}: leave it out"
         elif key not in unread:
-            guess = nearest(key, space.parameters)
-            yield key, "is not searched" + (f"; did you mean '{guess}'?" if guess else "")
+            yield key, f"is not searched{hint(key, space.parameters)}"

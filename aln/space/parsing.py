@@ -9,7 +9,7 @@ from typing import Any
 
 from aln.config import Document, check_run
 from aln.errors import ConfigError, Problem
-from aln.registry import nearest
+from aln.hints import hint
 from aln.space.checking import clashes, refused, takes_whole_numbers
 from aln.space.conditions import condition_problems, in_order
 from aln.space.entries import Entry, Fixed, parse_entry
@@ -136,9 +136,8 @@ class _Reader:
         if other is None:
             if tie.to in self._unread:
                 return ""
-            guess = nearest(tie.to, [name for name in self._entries if name != key])
-            hint = f"; did you mean '{guess}'?" if guess else ""
-            return f"is tied to '{tie.to}', which the space neither searches nor fixes{hint}"
+            others = [name for name in self._entries if name != key]
+            return f"is tied to '{tie.to}', which the space neither searches nor fixes{hint(tie.to, others)}"
         values = (other.value,) if isinstance(other, Fixed) else other.examples
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         return "" if numbers or tie.factor == 1 else f"has a factor, but '{tie.to}' is not always a number"

@@ -140,6 +140,11 @@ class Storage(ABC):
         with self._telling(name, "cannot be deleted") as address:
             self._delete(address)
 
+    def delete_folder(self, name: str) -> None:
+        """Removes a folder with all that is in it; it is no error if it is not there."""
+        with self._telling(name, "cannot be deleted") as address:
+            self._delete_folder(address)
+
     def check_writable(self) -> None:
         """Writes, lists, reads and deletes a small file: asked before anything starts."""
         name, content = f".writable-{uuid.uuid4().hex}", uuid.uuid4().bytes
@@ -182,3 +187,6 @@ class Storage(ABC):
 
     @abstractmethod
     def _delete(self, address: str) -> None: ...
+
+    @abstractmethod
+    def _delete_folder(self, address: str) -> None: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,3 +59,7 @@ class LocalFolder(Storage):
 
     def _delete(self, address: str) -> None:
         Path(address).unlink(missing_ok=True)
+
+    def _delete_folder(self, address: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(address)

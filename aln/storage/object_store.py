@@ -114,6 +114,18 @@ class ObjectStore(Storage):
         except FileNotFoundError:
             self._require_bucket()
 
+    def _delete_folder(self, address: str) -> None:
+        self._client.delete_dir_contents(_key(address), missing_dir_ok=True)
+        if self._is_folder(address):  # which has an object of its own
+            self._client.delete_dir(_key(address))
+        else:
+            self._require_bucket()
+
+    def _is_folder(self, address: str) -> bool:
+        from pyarrow.fs import FileType
+
+        return bool(self._client.get_file_info(_key(address)).type == FileType.Directory)
+
     def _require_bucket(self) -> None:
         """Raises `StorageError` if there is no bucket: to listings, an absent bucket is an empty one."""
         if self._bucket_is_missing():

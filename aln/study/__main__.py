@@ -48,17 +48,20 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     if options.dry_run:
         return 0
     # Ray, Optuna and MLflow take seconds to import: a mistake in a file should not wait for them.
+    from aln.report.page import write_report
+    from aln.search.interruption import Interruption
     from aln.study.answer import cells, table, write_answer, write_trainings
     from aln.study.figure import draw_answer
     from aln.study.running import run_study
 
     if not options.resume:
         folder.begin(study)
+    resuming = runnable(f"python -m aln.study {folder.resuming}")
     try:
-        ended = run_study(study, folder, console)
+        with Interruption(console, resuming) as interruption:
+            ended = run_study(study, folder, console, interruption)
     except BaseException:
-        command = runnable(f"python -m aln.study {folder.resuming}")
-        console.print(f"Go on with the study by {command}", highlight=False, soft_wrap=True)
+        console.print(f"Go on with the study by {resuming}", highlight=False, soft_wrap=True)
         raise
     found = cells(study.answer, ended)
     write_trainings(ended, folder.path / "trainings.csv")
@@ -69,7 +72,10 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     draw_answer(study, found, folder.path / "answer.png")
     console.print(study.question, style="italic", highlight=False, markup=False)
     console.print(table(study.answer, found))
+    sweeps = [sweep.plan.name for sweep in ended]
+    page = write_report(sweeps, folder.path / "report.html", title=study.question)
     console.print(f"Tables and figure are in {relative(folder.path)}.", highlight=False, soft_wrap=True)
+    console.print(f"All sweeps on one page: {relative(page)}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aln.config import Document, SweepConfig, parse_sweep, read_document, set_at, sound_part
+from aln.config import Document, SweepConfig, located, parse_sweep, read_document, set_at, sound_part
 from aln.errors import ConfigError, Problem
 from aln.space import SearchSpace, parse_space, sampler_problems
 from aln.study.description import StageDescription, describe_study
@@ -109,7 +109,7 @@ class _Reader:
     ) -> PlannedSweep | None:
         """One sweep of a stage; None if something is wrong with it."""
         points = len(space.content.get("enqueue", []))
-        layers = [
+        layers: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [
             ((), {**_UNCHANGED, "trials": points or 1} if described.source else {}),
             (("sweep",), self._described.sweep),
             (("stages", stage, "sweep"), described.sweep),
@@ -124,7 +124,7 @@ class _Reader:
         try:
             sweep, base = parse_sweep(Document(content))
         except ConfigError as error:
-            problems += [self._placed(problem, [place for place, _ in layers]) for problem in error.problems]
+            problems += [self._placed(problem, layers) for problem in error.problems]
         read: SearchSpace | None = None
         try:
             if space.content:
@@ -138,19 +138,17 @@ class _Reader:
         name = "-".join([stage, *(re.sub(r"[^A-Za-z0-9._]+", "_", part).strip("_.") for part in apart)])
         return PlannedSweep(name=name, values=values, sweep=sweep, base=base, space=read)
 
-    def _placed(self, problem: Problem, layers: Sequence[tuple[str, ...]]) -> Problem:
-        """A sweep's problem, at the line that says so, of the study or of the base: whichever has more of the key."""
-        keys = problem.key.split(".")
-        for length in range(len(keys), 0, -1):
-            written = (tuple(keys[:length]), (".".join(keys[:length]),))  # as a mapping, or with dots
-            for place, way in itertools.product(reversed(layers[1:]), written):
-                if (*place, *way) in self._document.lines or ".".join((*place, *way)) in self._document.settings:
-                    source, line = self._document.place(".".join((*place, *way)))
-                    line = self._document.lines.get((*place, *way)) if source != "--set" else None
+    def _placed(self, problem: Problem, layers: Sequence[tuple[tuple[str, ...], Mapping[str, Any]]]) -> Problem:
+        """A sweep's problem, at the line of whatever said last what is wrong: a layer of the study, or the base."""
+        for place, layer in reversed(layers[1:]):
+            for key, _ in _settings(layer):
+                if key == problem.key or f"{key}.".startswith(f"{problem.key}.") or problem.key.startswith(f"{key}."):
+                    whole = key in layer  # with its dots, as `for_each` has it
+                    source, line = self._document.place(".".join((*place, key)))
+                    if source != "--set":
+                        line = self._document.line((*place, *((key,) if whole else key.split("."))))
                     return Problem(key=problem.key, message=problem.message, source=source, line=line)
-            if (line := self._base.lines.get(tuple(keys[:length]))) is not None:
-                return Problem(key=problem.key, message=problem.message, source=self._base.source, line=line)
-        return Problem(key=problem.key, message=problem.message, source=self._document.source)
+        return located(problem, self._base)
 
     def _check_names(self, stage: str, sweeps: Sequence[PlannedSweep]) -> None:
         """Refuses what would give two sweeps one folder, here or in the stages before."""

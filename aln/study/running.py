@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.console import Console
 from aln.cluster import joined_cluster
 from aln.config import Document, Objective
 from aln.records import Point, ranked
+from aln.search.interruption import Interruption
 from aln.search.plan import SweepPlan
 from aln.search.study import Study
 from aln.search.sweeper import run_sweep
@@ -45,7 +47,7 @@ class EndedSweep:
         return ranked(trained, self.objective)[:count]
 
 
-def run_study(study: StudyPlan, folder: StudyFolder, console: Console) -> list[EndedSweep]:
+def run_study(study: StudyPlan, folder: StudyFolder, console: Console, interruption: Interruption) -> list[EndedSweep]:
     """Runs what is left of a study; returns all its sweeps.
 
     A stage whose points are those of another one passes over what did not train there. Raises `KeyboardInterrupt` if a
@@ -53,17 +55,18 @@ def run_study(study: StudyPlan, folder: StudyFolder, console: Console) -> list[E
     """
     ended: dict[str, list[EndedSweep]] = {stage.name: [] for stage in study.stages}
     every = [(stage, planned) for stage in study.stages for planned in stage.sweeps]
-    with joined_cluster():
+    with ExitStack() as held:
         for number, (stage, planned) in enumerate(every, 1):
             title = f"[{number}/{len(every)}] {folder.name}-{planned.name}"
             plan = _plan(folder, stage, planned, ended)
             if plan is None:
-                console.print(
-                    f"{title}: nothing to train, no point of {stage.source} did", highlight=False, markup=False
-                )
+                console.print(f"{title}: nothing to train, as no point of {stage.source} did", highlight=False)
                 continue
-            console.print(title, style="bold", highlight=False, markup=False)
-            ended[stage.name].append(_end(folder, stage, planned, plan, console))
+            if plan.name not in folder.ended():
+                console.print(title, style="bold", highlight=False, markup=False)
+                held.enter_context(joined_cluster())  # one for all that is left
+                _run_to_its_end(folder, plan, console, interruption)
+            ended[stage.name].append(_ended(stage, planned, plan))
     return [sweep for sweeps in ended.values() for sweep in sweeps]
 
 
@@ -83,15 +86,16 @@ def _plan(
     return SweepPlan(name=name, space=space, sweep=sweep, base=planned.base, folder=where.path, remote=where.remote)
 
 
-def _end(folder: StudyFolder, stage: Stage, planned: PlannedSweep, plan: SweepPlan, console: Console) -> EndedSweep:
-    """The sweep's outcome, for which it is run to its end unless that has been seen."""
+def _run_to_its_end(folder: StudyFolder, plan: SweepPlan, console: Console, interruption: Interruption) -> None:
+    """Runs a sweep, or what is left of it."""
     where = SweepFolder(folder.storage, plan.name)
-    begun = where.is_begun()
-    if not (begun and plan.name in folder.ended()):
-        outcome = run_sweep(plan, where, console, resume=begun)
-        if outcome.interrupted:
-            raise KeyboardInterrupt
-        folder.note_ended(plan.name)
+    if run_sweep(plan, where, console, interruption, resume=where.is_begun()).interrupted:
+        raise KeyboardInterrupt
+    folder.note_ended(plan.name)
+
+
+def _ended(stage: Stage, planned: PlannedSweep, plan: SweepPlan) -> EndedSweep:
+    """What the journal of a sweep that has ended holds."""
     kept = Study(plan)
     tests = {key.removeprefix("test/"): value for key, value in kept.notes().items() if key.startswith("test/")}
     tested = {label: test["top1"] for label, test in tests.items()}

@@ -27,9 +27,10 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_USER,
 )
 
+import aln
 from aln.config import RunConfig
-from aln.errors import AlnError
 from aln.preflight import require_listener, shown
+from aln.tracking.reasons import unusable
 from aln.tracking.spool import Spool
 from aln.tracking.writer import Writer
 
@@ -85,7 +86,7 @@ def find_runs(name_or_id: str, uri: str | None = None) -> list[Run]:
         found = client.search_runs(experiments, f"attributes.run_id = '{quoted}'", order_by=newest)
         return list(found or client.search_runs(experiments, f"attributes.run_name = '{quoted}'", order_by=newest))
     except Exception as error:  # as in `Tracker`
-        raise AlnError(shown(f"MLflow at {uri} cannot be used: {str(error).splitlines()[0]}")) from error
+        raise unusable(uri, error) from error
 
 
 def _alone(uri: str) -> AbstractContextManager[object]:
@@ -95,7 +96,7 @@ def _alone(uri: str) -> AbstractContextManager[object]:
 
 
 class Tracker:
-    """One MLflow experiment. Raises `AlnError` naming the address if the store cannot be reached.
+    """One MLflow experiment. Raises `AlnError` naming the address if the store cannot be reached or written to.
 
     Everything that runs are told goes to a spool on disk and from there to MLflow, in a thread of its own: a server
     that goes away later stops no training, and hears everything when it is back. Artifacts of the embedded store lie in
@@ -117,8 +118,10 @@ class Tracker:
                 self.client = MlflowClient(self.uri)
                 found = self.client.get_experiment_by_name(experiment)
                 self.experiment_id = found.experiment_id if found else self._create()
+                # Who may only read hears it now, not from a writer that tries for ever.
+                self.client.set_experiment_tag(self.experiment_id, "aln.version", aln.__version__)
         except Exception as error:  # MLflow lets the errors of database drivers and HTTP clients through
-            raise AlnError(shown(f"MLflow at {self.uri} cannot be used: {str(error).splitlines()[0]}")) from error
+            raise unusable(self.uri, error, experiment) from error
         self._commit = _git_commit()
         self._began = 0
 

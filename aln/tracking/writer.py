@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from aln.errors import StorageError
+from aln.tracking.reasons import reason
 from aln.tracking.spool import Entry, Spool
 
 # The metric that every epoch has, by which a run tells which epochs it holds.
@@ -101,7 +102,7 @@ class Writer:
                 self.away, pause = "", _COMPANY_SECONDS
             except Exception as error:  # whatever a driver, a proxy or a file system lets through
                 self._children.clear()  # a run may have been made, though the answer was lost
-                self.away = str(error).splitlines()[0] if str(error) else type(error).__name__
+                self.away = reason(error)
                 pause = min(_LONGEST_PAUSE, 2 * pause)
                 self._stuck = isinstance(error, StorageError)
             with self._tried:
@@ -129,7 +130,7 @@ class Writer:
                 for entry in entries:
                     self._attempt(run, [entry])
             else:
-                self._spool.refuse(entries, str(error).splitlines()[0])
+                self._spool.refuse(entries, reason(error))
             return
         self._spool.remove(entries)
 

@@ -136,14 +136,17 @@ def test_read_document(tmp_path):
     assert document.source == str(path)
 
 
-@pytest.mark.parametrize("kind", ["missing", "binary", "folder"])
-def test_an_unreadable_file_is_named(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [("missing", "there is no such file"), ("binary", "cannot be read: "), ("folder", "cannot be read: ")],
+)
+def test_an_unreadable_file_is_named(tmp_path, kind, problem):
     path = tmp_path / "run.yaml"
     if kind == "binary":
         path.write_bytes(b"\xff\xfe\x00\x80\x81")
     elif kind == "folder":
         path.mkdir()
-    with pytest.raises(ConfigError, match=r"run\.yaml: cannot be read: "):
+    with pytest.raises(ConfigError, match=rf"run\.yaml: {problem}"):
         read_document(path)
 
 

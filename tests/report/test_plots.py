@@ -95,6 +95,18 @@ def test_marks_say_how_trials_ended_and_which_is_best(workplace: Path, drawn: di
     assert [round(x) for x, _ in marks(noise)["completed"]] == [1, 0]
 
 
+def test_no_legend_covers_trials(workplace: Path, drawn: dict[str, Figure]) -> None:
+    tracker = Tracker("test")
+    log_sweep(tracker)
+    draw(tracker, workplace / "plots")
+    for figure in drawn.values():
+        figure.draw_without_rendering()
+        legends = [*figure.legends, *filter(None, (axes.get_legend() for axes in figure.axes))]
+        assert legends
+        for legend in legends:
+            assert not any(legend.get_window_extent().overlaps(axes.bbox) for axes in figure.axes)
+
+
 def test_baselines_have_their_own_colours_whichever_ended_first(workplace: Path, drawn: dict[str, Figure]) -> None:
     tracker = Tracker("test")
     log_sweep(tracker)

@@ -9,7 +9,7 @@ import pytest
 from aln.config import Resources, parse_run
 from aln.errors import AlnError
 from aln.search.cost import Cost, cost_of
-from aln.sweep_summary import memory_lines
+from aln.sweep_summary import memory_lines, time_lines
 
 GIB = 2**30
 
@@ -18,6 +18,7 @@ def test_a_trial_is_measured_in_a_process_of_its_own(small_run: dict[str, Any]) 
     ballast = bytearray(b"x") * (2 * GIB)  # not the trial's
     cost = cost_of(parse_run(small_run))
     assert cost.seconds > 0
+    assert cost.start > cost.seconds  # importing torch takes longer than 128 images
     assert GIB // 10 < cost.memory < len(ballast)
     assert (cost.gpu_memory, cost.gpu_has) == (0, 0)
 
@@ -76,3 +77,9 @@ def test_what_a_trial_fails_of_is_said(small_run: dict[str, Any]) -> None:
 )
 def test_a_dry_run_says_what_fits(cost: Cost, resources: dict[str, Any], at_once: int, said: list[str]) -> None:
     assert memory_lines(cost, Resources(**resources), at_once, machine=8 * GIB) == said
+
+
+def test_a_dry_run_says_what_starting_takes_besides_training() -> None:
+    training, starting = time_lines(Cost(seconds=3, memory=0, start=4), trials=300, epochs=10, at_once=2)
+    assert training == "An epoch takes about 3 s: at most 1.2 hours for 300 trials, less with early stopping."
+    assert starting == "Start-up comes on top, about 0.7 minutes: 10 s for Ray and the first processes, 0.2 s a trial."

@@ -68,6 +68,12 @@ def test_elsewhere_each_ended_trial_is_a_line(plan):
     assert second.endswith("ValueError: a rule with a bug")
 
 
+def test_a_diverged_training_has_no_score(plan):
+    line = shown(plan, False, trial("000", "diverged", 0.0))
+    assert line.split()[1:6] == ["000", "diverged", "epoch", "2", "val_top1"]
+    assert line.split()[6] == "-"
+
+
 def test_the_table_fits_the_terminal(plan):
     plan = replace(plan, sweep=plan.sweep.model_copy(update={"trials": 28}))
     points = [trial(f"{i:03d}", "completed", 90.0) for i in range(30)]

@@ -98,6 +98,16 @@ def test_deleting_leaves_the_others(storage: Storage) -> None:
     assert storage.files() == [StoredFile("ab", 1)]
 
 
+def test_a_folder_is_deleted_with_all_that_is_in_it(storage: Storage) -> None:
+    for name in ("deep/a", "deep/er/b", "deeper", "kept/c"):
+        storage.write(name, b"1")
+    storage.delete_folder("deep")
+    storage.delete_folder("deep")  # it is no error if it is not there
+    assert storage.folder("deep").files() == storage.folder("deep/er").files() == []
+    assert storage.read("kept/c") == b"1"
+    assert storage.files() == [StoredFile("deeper", 1)]
+
+
 def test_a_missing_file_is_named(storage: Storage, tmp_path: Path) -> None:
     storage.write("there", b"")
     for ask in (storage.read, storage.open, lambda name: storage.download(name, tmp_path / "copy")):
@@ -117,7 +127,7 @@ def test_a_folder_is_no_file(storage: Storage) -> None:
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "..", "../out", "a/../../out", "a//b", "a/", "./a", "a\0b"])
 def test_no_name_leads_out_of_the_root(storage: Storage, name: str) -> None:
-    for ask in (storage.read, storage.exists, storage.delete, storage.folder):
+    for ask in (storage.read, storage.exists, storage.delete, storage.delete_folder, storage.folder):
         with pytest.raises(StorageError, match=r"has no file named .*: expected a (relative )?path"):
             ask(name)
     with pytest.raises(StorageError, match="has no file named"):

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from aln.tracking import Tracker
+from mlflow_server import free_port, served
 
 TAGS = {"kind": "run", "run": "x"}
 
@@ -33,34 +29,9 @@ def log(run: Any, epochs: range) -> None:
         run.log({"val_top1": 10.0 * epoch, "epoch_seconds": 1.0}, epoch)
 
 
-@contextmanager
-def server(folder: Path, port: int) -> Iterator[str]:
-    """MLflow's own server on loopback; killed at the end, with no chance to say goodbye."""
-    store = f"sqlite:///{folder / 'mlflow.db'}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("a") as log_file:
-        process = subprocess.Popen(command, stdout=log_file, stderr=log_file, env=environment, start_new_session=True)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=2)
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "server.log").read_text()
-                time.sleep(0.2)
-        yield uri
-    finally:
-        os.killpg(process.pid, 9)
-        process.wait()
-
-
 def test_what_was_told_while_the_server_was_dead_reaches_it_when_it_returns(workplace: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with server(workplace, port) as uri:
+    port, store = free_port(), f"sqlite:///{workplace / 'mlflow.db'}"
+    with served(workplace, port, store) as uri:
         tracker = Tracker("test", uri, workplace / "spool")
         run = tracker.run("x", TAGS)
         log(run, range(1, 4))
@@ -73,9 +44,9 @@ def test_what_was_told_while_the_server_was_dead_reaches_it_when_it_returns(work
     missing = tracker.drain(3)
     assert missing.startswith(f"MLflow at {uri} cannot be written to (")
     assert missing.endswith(f"it lacks 9 entries and is kept in {workplace / 'spool'}")
-    with server(workplace, port):
+    with served(workplace, port, store):
         assert tracker.close() == ""
-    client = MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
+    client = MlflowClient(store)
     points = [(epoch, 10.0 * epoch) for epoch in range(1, 8)]
     for name, expected in (("x", points), ("y", points[:2])):
         experiment = client.get_experiment_by_name("test").experiment_id
