@@ -70,6 +70,7 @@ def test_what_is_held_out_is_a_share_of_each_class_and_never_trained_on(layouts:
     source = imagenet(root=str(layouts["folders"]), size=16, holdout=6, loaders=0)
     _, labels = whole(source, "validation")
     assert torch.bincount(labels).tolist() == [2, 2, 2]
+    assert source.examples("validation") == 6
     assert source.steps_per_epoch(6) == (len(EXAMPLES["train"]) - 6) // 6
     assert len(whole(source, "test")[1]) == len(EXAMPLES["val"])
     both = imagenet(root=str(layouts["folders"]), size=16, loaders=0)

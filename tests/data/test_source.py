@@ -19,6 +19,14 @@ def make(train: int = 10, shift: int = 0, size: int = 3, channels: int = 1) -> I
     return InMemory(*parts, num_classes=10, shift=shift)
 
 
+def test_a_source_says_how_many_examples_its_splits_have() -> None:
+    assert [make().examples(name) for name in ("train", "validation", "test")] == [10, 5, 4]
+
+
+def test_a_source_of_somebody_else_need_not_say_it() -> None:
+    assert ImageSource.examples(make(), "validation") is None
+
+
 def order(source: InMemory, seed: int, batch_size: int = 3) -> list[int]:
     return [label for _, labels in source.train_batches(batch_size, seed) for label in labels.tolist()]
 

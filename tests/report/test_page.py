@@ -170,6 +170,14 @@ def test_a_sweep_of_which_mlflow_lacks_the_space_says_how_it_gets_there(workplac
         write_report(["first"], workplace / "page.html")
 
 
+def test_mlflow_that_is_not_there_is_said(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert command.main(["first"]) == 2
+    assert "error: MLflow at http://127.0.0.1:9 cannot be reached" in capsys.readouterr().err
+
+
 def test_the_command_writes_the_page(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log_sweep(workplace, trained(1))
     assert command.main(["first", "--out", "out/page.html", "--title", "Monday"]) == 0
