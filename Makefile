@@ -32,6 +32,8 @@ bench: $(TESTABLE)
 	$(BIN)/python benchmarks/sweep_growth.py
 	$(BIN)/python benchmarks/alignment_cost.py
 	$(BIN)/python benchmarks/data_loading.py
+	$(BIN)/python benchmarks/store_rates.py
+	$(BIN)/python benchmarks/scaling.py
 
 setup: $(TESTABLE)
 
