@@ -1,1 +1,1 @@
-"""What sweeps found, for people: the plots at a sweep's end (`plots`, `pareto`), and a page of one or several (`page`)."""
+"""What sweeps found, for people: plots at a sweep's end (`plots`, `pareto`), and a page of one or several (`page`)."""
