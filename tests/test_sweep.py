@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,10 @@ import pytest
 import yaml
 
 from aln import sweep
+from aln.config import parse_run, read_run, with_settings
+from aln.report.commands import train_command
+from aln.report.runs import read_sweeps
+from aln.tracking import Reader
 from ray_head import started_head
 
 REPOSITORY = Path(__file__).parent.parent
@@ -182,6 +187,16 @@ def test_validating_the_sweep_evaluates_its_best_trial(finished: SimpleNamespace
     done = subprocess.run(command, cwd=finished.folder, check=True, capture_output=True, text=True)
     best = next(r for name, r in finished.children.items() if name.isdigit() and "test_top1" in r.data.metrics)
     assert f"top-1 {best.data.metrics['test_top1']:.2f} %" in done.stdout
+
+
+def test_the_report_has_the_command_that_trains_the_best_trial_again(
+    finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.folder)
+    (tracked,) = read_sweeps(["mine"], Reader())
+    preset, _, *settings = shlex.split(train_command(tracked.content(tracked.good[0])))[3:]
+    again = parse_run(with_settings(read_run(preset), settings))
+    assert again.to_yaml() == Path("results/mine/best.yaml").read_text()
 
 
 def test_plots_and_configuration_are_artifacts(finished: SimpleNamespace) -> None:

@@ -86,14 +86,15 @@ class EpochResult:
         A diverged epoch reports the worst accuracy there is, so that a search can rank it.
         """
         numbers = {
+            # First what runs are compared by: MLflow's comparison begins with the metric that it was told first.
+            "val_top1": self.validation.top1 if self.validation else 0.0,
+            "val_top5": self.validation.top5 if self.validation else 0.0,
+            "val_loss": self.validation.loss if self.validation else math.nan,
             "train_loss": self.train_loss,
             "train_top1": self.train_top1,
             "lr": self.lr,
             "images_per_second": self.images_per_second,
             "epoch_seconds": self.seconds,
-            "val_top1": self.validation.top1 if self.validation else 0.0,
-            "val_top5": self.validation.top5 if self.validation else 0.0,
-            "val_loss": self.validation.loss if self.validation else math.nan,
         }
         numbers |= {} if self.alignment_lr is None else {"alignment_lr": self.alignment_lr}
         numbers |= {f"coefficient/{name}": value for name, value in self.coefficients.items()}

@@ -8,9 +8,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from aln.config import Objective, RunConfig
+from aln.report.colours import EDGE, ENDINGS
 
 FRONT = "pareto"  # the folder's name in that of a sweep, and the plot's in its plots
-_FRONT_COLOUR, _BEATEN_COLOUR, _BASELINE_COLOUR = "#1f6f8b", "#9fb8c4", "#333333"
 
 
 def write_front(folder: Path, configs: Mapping[str, RunConfig]) -> list[Path]:
@@ -45,9 +45,13 @@ def draw_front(
     panels = len(objectives) - 1
     figure, grid = plt.subplots(1, panels, figsize=(1.5 + 4.5 * panels, 4), squeeze=False, layout="constrained")
     kinds = {
-        "beaten": (_BEATEN_COLOUR, "o", {label: values for label, values in searched.items() if label not in front}),
-        "Pareto front": (_FRONT_COLOUR, "o", {label: searched[label] for label in front}),
-        "baseline": (_BASELINE_COLOUR, "s", baselines),
+        "beaten": (
+            ENDINGS["stopped"][0],
+            "o",
+            {label: values for label, values in searched.items() if label not in front},
+        ),
+        "Pareto front": (ENDINGS["completed"][0], "o", {label: searched[label] for label in front}),
+        "baseline": (EDGE, "s", baselines),
     }
     for number, axes in enumerate(grid[0], start=1):
         for kind, (colour, marker, points) in kinds.items():

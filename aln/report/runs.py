@@ -109,10 +109,11 @@ class TrackedSweep:
         return None if images is None else int(images)
 
     def content(self, point: Point) -> dict[str, Any]:
-        """The run of a searched point's first usable training, or of its first, as its configuration says it."""
+        """The run of a searched point's first usable training, or of its first, on the device that it had."""
         record = (point.usable or point.records)[0]
         content = self.space.apply(self.config.run, point.values)
-        return {**content, "seed": int(content.get("seed", 0)) + record.repetition}
+        compute = {**(content.get("compute") or {}), "device": self.runs[record.label].data.params["compute.device"]}
+        return {**content, "seed": int(content.get("seed", 0)) + record.repetition, "compute": compute}
 
 
 def read_sweeps(names: Sequence[str], reader: Reader) -> list[TrackedSweep]:

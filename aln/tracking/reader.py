@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from aln.errors import AlnError
-from aln.preflight import require_listener, shown
+from aln.preflight import require_listener
+from aln.tracking.reasons import unusable
 from aln.tracking.tracker import default_uri
 
 
@@ -30,7 +30,7 @@ class Reader:
         try:
             yield
         except Exception as error:  # MLflow lets the errors of database drivers and HTTP clients through
-            raise AlnError(shown(f"MLflow at {self.uri} cannot be used: {str(error).splitlines()[0]}")) from error
+            raise unusable(self.uri, error) from error
 
     def sweeps(self) -> list[Run]:
         """The run of each sweep in all experiments, the newest first."""
