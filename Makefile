@@ -33,6 +33,8 @@ bench: $(TESTABLE)
 	$(BIN)/python benchmarks/suggestion_cost.py
 	$(BIN)/python benchmarks/alignment_cost.py
 	$(BIN)/python benchmarks/data_loading.py
+	$(BIN)/python benchmarks/store_rates.py
+	$(BIN)/python benchmarks/scaling.py
 
 setup: $(TESTABLE)
 

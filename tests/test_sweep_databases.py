@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -9,11 +13,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
+import optuna
 import pytest
+from optuna.storages import RDBStorage
 
 from mlflow_server import free_port, served
 from postgresql_server import PASSWORD, QUOTED, PostgreSQL
-from real_sweeps import DIGITS, TINY, SweepProcess, Tracked, command_lines
+from real_sweeps import DIGITS, REPOSITORY, TINY, SweepProcess, Tracked, command_lines, told
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -59,8 +65,16 @@ def begin(folder: Path, uri: str, waits: bool, **environment: str) -> SweepProce
     return SweepProcess(folder, *arguments, "--set", *SETTINGS, environment={"MLFLOW_TRACKING_URI": uri, **environment})
 
 
-def check_whole(tracked: Tracked) -> None:
+def check_whole(folder: Path, uri: str) -> None:
     """One run a training under one parent, ended well, with each epoch once."""
+    tracked = Tracked(folder, uri=uri)
+    try:
+        check_runs(tracked)
+    finally:  # it would be complained of when the connections are collected
+        tracked.client._tracking_client.store.engine.dispose()
+
+
+def check_runs(tracked: Tracked) -> None:
     assert tracked.parent.data.tags["status"] == "completed"
     assert tracked.children.keys() == {"feedback", *(f"{number:03d}" for number in range(len(GAINS)))}
     assert set(tracked.statuses().values()) == {"completed"}
@@ -86,7 +100,7 @@ def test_a_server_on_postgresql_that_is_killed_meanwhile_misses_nothing(tmp_path
         end = process.wait()
     assert end.returncode == 0, end.out
     assert "cannot be written" not in end.out
-    check_whole(Tracked(tmp_path, uri=store))
+    check_whole(tmp_path, store)
     assert {path.name for path in (tmp_path / "artifacts").rglob("*.yaml")} >= {"best.yaml", "config.yaml"}
     assert any("mlflow server" in line for line in shown)
     assert not [line for line in shown if QUOTED in line or PASSWORD in line]
@@ -110,7 +124,7 @@ def straight(postgresql: PostgreSQL) -> Iterator[SimpleNamespace]:
 
 def test_a_sweep_straight_to_postgresql_is_whole(straight: SimpleNamespace) -> None:
     assert straight.end.returncode == 0, straight.end.out
-    check_whole(Tracked(straight.folder, uri=straight.uri))
+    check_whole(straight.folder, straight.uri)
 
 
 def test_its_password_is_nowhere(straight: SimpleNamespace, postgresql: PostgreSQL) -> None:
@@ -124,3 +138,19 @@ def test_its_password_is_nowhere(straight: SimpleNamespace, postgresql: PostgreS
         assert not [line for line in straight.seen if secret in line]
         assert not [name for name, text in straight.texts.items() if secret.encode() in text]
         assert secret not in dumped
+
+
+def test_its_study_goes_to_postgresql_as_documented(straight: SimpleNamespace, postgresql: PostgreSQL) -> None:
+    database = postgresql.create("studies")
+    (program,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs/scaling.md").read_text(), re.DOTALL)
+    program = program.replace("results/first/", "results/mine/")
+    environment = {**os.environ, "OPTUNA_STORAGE": database}
+    subprocess.run([sys.executable, "-c", program], cwd=straight.folder, env=environment, check=True)
+    original = told(straight.folder / "results/mine")
+    storage = RDBStorage(database)
+    copied = optuna.load_study(study_name="first", storage=storage).trials
+    storage.engine.dispose()
+    assert len(copied) == len(original) >= len(GAINS)
+    for copy, trial in zip(copied, original, strict=True):
+        assert (copy.params, copy.values, copy.state) == (trial.params, trial.values, trial.state)
+        assert copy.intermediate_values == trial.intermediate_values

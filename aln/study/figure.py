@@ -18,7 +18,7 @@ def draw_answer(study: StudyPlan, found: Sequence[Cell], path: Path) -> None:
     columns = list(dict.fromkeys(cell.column for cell in found))
     rows = list(dict.fromkeys(cell.row for cell in found))
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    colours = plt.get_cmap("tab20")
+    colours = plt.get_cmap("tab10" if len(rows) <= 10 else "tab20")
     for index, row in enumerate(rows):
         mine = [cell for cell in found if cell.row == row]
         shift = _SPREAD * (index - (len(rows) - 1) / 2) if len(columns) > 1 else 0.0
