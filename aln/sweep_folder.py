@@ -58,9 +58,11 @@ class SweepFolder:
         return (self.path / SWEEP).exists()
 
     def is_begun(self) -> bool:
-        """Whether there is what a sweep can be resumed from, here or at its URL, from where it is brought."""
-        if self.remote is not None and not self.path.exists():
-            self._fetch(self.remote)
+        """Whether there is what a sweep can be resumed from, here or at its URL, from where it is brought.
+
+        Raises `ConfigError` if another machine has gone on from what is here.
+        """
+        self._settle()
         return self.is_described()
 
     @property
@@ -80,17 +82,21 @@ class SweepFolder:
         Brings here what only the URL has, because another machine ran the sweep, and refuses what is here if another
         machine has gone on from it.
         """
-        if self.remote is not None and not self.path.exists():
-            self._fetch(self.remote)
-        elif self.remote is not None and not self._goes_on(self.remote):
-            message = f"is '{self.path.name}', but another machine has gone on with it: move {self.path} away first"
-            raise ConfigError([Problem(key="--resume", message=message)])
+        self._settle()
         missing = [name for name in (SWEEP, SPACE) if not (self.path / name).exists()]
         if missing:
             meant = hint(self.path.name, self._others())
             message = f"is '{self.path.name}', but {self.path} holds no sweep ({', '.join(missing)} missing){meant}"
             raise ConfigError([Problem(key="--resume", message=message)])
         return read_document(self.path / SWEEP), read_document(self.path / SPACE)
+
+    def _settle(self) -> None:
+        """Brings here what only the URL has. Raises `ConfigError` if another machine has gone on from what is here."""
+        if self.remote is not None and not self.path.exists():
+            self._fetch(self.remote)
+        elif self.remote is not None and not self._goes_on(self.remote):
+            message = f"is '{self.path.name}', but another machine has gone on with it: move {self.path} away first"
+            raise ConfigError([Problem(key="--resume", message=message)])
 
     def _others(self) -> list[str]:
         """The names of the sweeps beside this one."""

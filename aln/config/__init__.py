@@ -2,7 +2,16 @@
 
 from aln.config.components import Component
 from aln.config.course import OF_ALIGNMENT, course_of, scheduled_rule
-from aln.config.documents import Document, dump, parse_document, parse_value, read_document, set_at, with_settings
+from aln.config.documents import (
+    Document,
+    dump,
+    parse_document,
+    parse_value,
+    read_document,
+    set_at,
+    settings_of,
+    with_settings,
+)
 from aln.config.objectives import Objective, refusal
 from aln.config.run import (
     Checkpoint,
@@ -53,6 +62,7 @@ __all__ = [
     "refusal",
     "scheduled_rule",
     "set_at",
+    "settings_of",
     "sound_part",
     "with_settings",
 ]

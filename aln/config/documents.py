@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,15 @@ def with_settings(document: Document, settings: Sequence[str]) -> Document:
     if problems:
         raise ConfigError(problems)
     return Document(content, document.source, document.lines, (*document.settings, *keys))
+
+
+def settings_of(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys and values by which `set_at` makes the content: a section's name before its options."""
+    for key, value in sorted(content.items(), key=lambda item: item[0] != "name"):
+        if isinstance(value, Mapping) and value:
+            yield from settings_of(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def set_at(content: dict[str, Any], key: str, value: Any) -> None:

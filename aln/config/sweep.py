@@ -201,6 +201,9 @@ class SweepConfig(Section):
 
 def parse_sweep(document: Document) -> tuple[SweepConfig, RunConfig]:
     """The sweep that a document describes, and the run it starts from. Raises `ConfigError` with every problem."""
+    if "stages" in document.content:
+        message = "this is a study, not a sweep: run it by python -m aln.study"
+        raise ConfigError([located(Problem(key="stages", message=message), document)])
     content = {"run": {}, **document.content}
     run = content["run"] if isinstance(content["run"], dict) else {}
     base, problems = check_run(run, "run.", with_rule="rule" in run)

@@ -39,6 +39,8 @@ def points_of(runs: Iterable[Run]) -> list[Point]:
     points: dict[str, Point] = {}
     for run in runs:
         tags, metrics = run.data.tags, run.data.metrics
+        if "point" not in tags and tags["kind"] != "baseline":  # it is just being made
+            continue
         label, repetition = tags["trial"], int(tags.get("repetition", "0"))
         of = label.removesuffix(f"-s{repetition}")
         status: Status = tags.get("status") or "running"
@@ -82,7 +84,7 @@ class TrackedSweep:
     @cached_property
     def searched(self) -> list[Point]:
         """Its points in the order in which they were suggested, baselines left out."""
-        return sorted((point for point in self.points if not point.baseline), key=lambda point: point.label)
+        return sorted((point for point in self.points if not point.baseline), key=lambda point: int(point.label))
 
     @property
     def baselines(self) -> list[Point]:

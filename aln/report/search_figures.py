@@ -261,7 +261,8 @@ def _binned(parameter: Parameter, points: Sequence[Point], key: str) -> dict[str
     low, high = scale(parameter.min), scale(parameter.max)
     width = (high - low) / _BINS or 1.0
     edges = [back(low + i * width) for i in range(_BINS + 1)]
-    names = [f"{edges[i]:.2g} – {edges[i + 1]:.2g}" for i in range(_BINS)]
+    digits = next((n for n in range(2, 16) if len({f"{edge:.{n}g}" for edge in edges}) == len(edges)), 16)
+    names = [f"{edges[i]:.{digits}g} – {edges[i + 1]:.{digits}g}" for i in range(_BINS)]
     bins = {name: [] for name in names}
     for point in points:
         bins[names[min(_BINS - 1, max(0, int((scale(point.values[key]) - low) / width)))]].append(point)

@@ -44,7 +44,7 @@ def best_trial(folder: Path) -> BestTrial:
 
 
 def _points(study: Path, sweep: SweepConfig) -> Iterator[Point]:
-    """The searched points, with those of their trainings that have begun."""
+    """The searched points, with those of their trainings that have begun or will."""
     if not study.exists():  # Optuna would make it
         return
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -52,17 +52,19 @@ def _points(study: Path, sweep: SweepConfig) -> Iterator[Point]:
     for trial in optuna.load_study(study_name=SEARCHED, storage=storage).get_trials(deepcopy=False):
         if (label := trial.user_attrs.get("label")) is None:
             continue
-        kept = [(n, trial.user_attrs.get(f"training{n}")) for n in range(sweep.seeds)]
+        kept = [trial.user_attrs.get(f"training{n}") for n in range(sweep.seeds)]
+        # One that has not begun will, unless another one of the point has ended otherwise than well.
+        given_up = any(training and training["status"] not in ("running", "completed") for training in kept)
         records = [
             TrialRecord(
                 label=training_label(label, n, sweep.seeds),
                 of=label,
                 repetition=n,
                 epochs=0,
-                status=training["status"],
-                metrics=training["metrics"],
+                status=training["status"] if training else "running",
+                metrics=training["metrics"] if training else {},
             )
-            for n, training in kept
-            if training is not None
+            for n, training in enumerate(kept)
+            if training or not given_up
         ]
         yield Point(label=label, values=trial.user_attrs["point"], baseline=False, records=records)

@@ -13,10 +13,11 @@ from rich.table import Table
 
 from aln.command import guarded, relative, runnable
 from aln.config import check_name, read_document, with_settings
-from aln.errors import ConfigError, Problem
+from aln.errors import AlnError, ConfigError, Problem
 from aln.study.folder import StudyFolder
 from aln.study.parsing import parse_study
 from aln.study.plan import StudyPlan
+from aln.sweep_folder import SweepFolder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("study", type=Path, nargs="?", help="a study (sweeps/*.yaml that have `stages`)")
     parser.add_argument("--name", help="name of the study and beginning of its sweeps' (default: the file's, and time)")
     parser.add_argument("--resume", metavar="NAME", help="go on with the study of that name, as it was described")
-    parser.add_argument("--storage", default="results", help="with --resume: where the study is (default: results)")
+    parser.add_argument("--storage", help="with --resume, on another machine than before: the URL where the study is")
     parser.add_argument(
         "--set",
         nargs="+",
@@ -72,10 +73,12 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     draw_answer(study, found, folder.path / "answer.png")
     console.print(study.question, style="italic", highlight=False, markup=False)
     console.print(table(study.answer, found))
-    sweeps = [sweep.plan.name for sweep in ended]
-    page = write_report(sweeps, folder.path / "report.html", title=study.question)
     console.print(f"Tables and figure are in {relative(folder.path)}.", highlight=False, soft_wrap=True)
-    console.print(f"All sweeps on one page: {relative(page)}", highlight=False, soft_wrap=True)
+    try:
+        page = write_report([sweep.plan.name for sweep in ended], folder.path / "report.html", title=study.question)
+        console.print(f"All sweeps on one page: {relative(page)}", highlight=False, soft_wrap=True)
+    except AlnError as error:  # of MLflow, on which the answer does not depend
+        console.print(f"No report: {error}\n{resuming} writes it.", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -87,12 +90,15 @@ def _begun(options: argparse.Namespace) -> tuple[StudyPlan, StudyFolder]:
         )
     study = parse_study(with_settings(read_document(options.study), options.set))
     name = check_name(options.name or f"{options.study.stem}-{datetime.now():%Y%m%d-%H%M%S}")
-    for stage in study.stages:
-        for planned in stage.sweeps:
-            check_name(f"{name}-{planned.name}")
     folder = StudyFolder(study.storage, name)
-    if folder.path.exists():
-        message = f"is '{name}', but {folder.path} exists; go on with it by --resume {name}, or choose another name"
+    if options.storage is not None:
+        raise ConfigError([Problem(key="--storage", message="goes with --resume; a new study's is sweep.storage")])
+    if folder.exists():
+        message = f"is '{name}', but there is something of that name; --resume {name} goes on with a study"
+        raise ConfigError([Problem(key="--name", message=message)])
+    sweeps = [check_name(f"{name}-{planned.name}") for stage in study.stages for planned in stage.sweeps]
+    if there := [sweep for sweep in sweeps if SweepFolder(study.storage, sweep).exists()]:
+        message = f"is '{name}', but there are sweeps of the names {', '.join(there)}; choose another name"
         raise ConfigError([Problem(key="--name", message=message)])
     return study, folder
 
@@ -103,8 +109,9 @@ def _resumed(options: argparse.Namespace) -> tuple[StudyPlan, StudyFolder]:
     if other := [key for key, value in given.items() if value]:
         message = f"a study is resumed as it was described, without {', '.join(other)}"
         raise ConfigError([Problem(key="--resume", message=message)])
-    folder = StudyFolder(options.storage, check_name(options.resume, "--resume"))
-    return parse_study(folder.description()), folder
+    name = check_name(options.resume, "--resume")
+    study = parse_study(StudyFolder(options.storage or "results", name).description())
+    return study, StudyFolder(study.storage, name)
 
 
 def _show_plan(study: StudyPlan, folder: StudyFolder, console: Console) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.table import Table
 
 from aln.records import Point
+from aln.report.confidence import wilson
 from aln.space import RULE
 from aln.study.description import Answer
 from aln.study.running import EndedSweep
@@ -20,7 +21,7 @@ _BACKPROP = "backprop"
 TITLES = {
     "accuracy": "Test top-1 (%), mean ± standard deviation over seeds",
     "gap": "Test top-1 behind backprop's (percentage points), difference of means ± standard deviation",
-    "share": "Share of the trials (%) that reached the accuracy asked for, ± its standard error",
+    "share": "Share of the trials (%) that reached the accuracy asked for, ± half of Wilson's 95 % interval",
 }
 
 
@@ -30,7 +31,7 @@ class Cell:
 
     Attributes:
         mean: NaN if nothing trained.
-        deviation: NaN if there is one value alone.
+        deviation: standard deviation, NaN if there is one value alone; of a share half of Wilson's interval.
         count: over how many trainings, or trials.
         diverged: how many of them did.
     """
@@ -57,7 +58,10 @@ def cells(answer: Answer, ended: Sequence[EndedSweep]) -> list[Cell]:
     found: dict[tuple[str, str], Cell] = {}
     for sweep in sweeps:
         for row, point in _rows(sweep):
-            found.setdefault((row, sweep.planned.column), _accuracy(sweep, row, point))
+            place = (row, sweep.planned.column)
+            if place in found and not point.baseline:  # of another space, or of a rule that is a baseline, too
+                place = (f"{row} ({sweep.planned.name})", sweep.planned.column)
+            found.setdefault(place, _accuracy(sweep, place[0], point))
     if answer.measure == "accuracy":
         return list(found.values())
     return [
@@ -91,7 +95,7 @@ def _accuracy(sweep: EndedSweep, row: str, point: Point) -> Cell:
         column=sweep.planned.column,
         mean=statistics.fmean(values) if values else math.nan,
         deviation=statistics.stdev(values) if len(values) > 1 else math.nan,
-        count=len(point.records),
+        count=sum(record.begun for record in point.records),
         diverged=sum(record.status == "diverged" for record in point.records),
     )
 
@@ -117,12 +121,12 @@ def _shares(sweep: EndedSweep, at_least: float) -> Iterator[Cell]:
     for rule, points in by_rule.items():
         values = [point.mean(sweep.objective.metric) for point in points if point.status != "diverged"]
         reached = sum(value is not None and sign * value >= sign * at_least for value in values)
-        share = reached / len(points)
+        low, high = wilson(reached, len(points))
         yield Cell(
             row=rule,
             column=sweep.planned.column,
-            mean=100 * share,
-            deviation=100 * math.sqrt(share * (1 - share) / len(points)),
+            mean=100 * reached / len(points),
+            deviation=50 * (high - low),
             count=len(points),
             diverged=sum(point.status == "diverged" for point in points),
         )

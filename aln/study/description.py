@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from aln.config import Document, Section, check_name, known_keys, located, problems_of, refusal
-from aln.errors import ConfigError
+from aln.errors import ConfigError, Problem
 
 Measure = Literal["accuracy", "gap", "share"]
 
@@ -18,8 +18,8 @@ class Answer(Section):
 
     Attributes:
         stage: of whose sweeps.
-        measure: of each rule `accuracy`, the objective's mean over the seeds of its best point; `gap`, by how much that
-            is behind backprop's; `share`, how much of its space reaches `at_least`.
+        measure: of each rule `accuracy`, the mean test top-1 over the seeds of its best point; `gap`, by how much that
+            is behind backprop's; `share`, how much of its space reaches `at_least` by the objective.
     """
 
     stage: str
@@ -110,6 +110,9 @@ class StudyDescription(Section):
 
 def describe_study(document: Document) -> StudyDescription:
     """What a document says. Raises `ConfigError` with every problem, each with its line."""
+    if "run" in document.content and "stages" not in document.content:
+        message = "this is a sweep, not a study: run it by python -m aln.sweep SPACE --sweep FILE"
+        raise ConfigError([located(Problem(key="run", message=message), document)])
     try:
         return StudyDescription.model_validate(document.content)
     except ValidationError as error:

@@ -28,8 +28,8 @@ class StudyFolder:
         self._here = open_storage(self.path)
 
     def exists(self) -> bool:
-        """Whether a study, or something else, has the name."""
-        return self.path.exists()
+        """Whether a study, or something else, has the name, here or at the URL."""
+        return self.path.exists() or (self._remote is not None and bool(open_storage(self._remote).files()))
 
     def begin(self, study: StudyPlan) -> None:
         """Makes the folder and describes the study. Raises `AlnError` if it cannot be written."""
@@ -65,8 +65,3 @@ class StudyFolder:
     def note_ended(self, sweep: str) -> None:
         """Keeps that a sweep has ended."""
         self._here.write(_ENDED, json.dumps([*self.ended(), sweep], indent=1).encode())
-
-    @property
-    def answer(self) -> Path:
-        """Where tables and figure of the answer go, without the ending."""
-        return self.path / "answer"

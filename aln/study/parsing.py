@@ -8,7 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aln.config import Document, SweepConfig, located, parse_sweep, read_document, set_at, sound_part
+from aln.config import (
+    Document,
+    SweepConfig,
+    located,
+    parse_sweep,
+    read_document,
+    set_at,
+    settings_of,
+    sound_part,
+)
 from aln.errors import ConfigError, Problem
 from aln.space import SearchSpace, parse_space, sampler_problems
 from aln.study.description import StageDescription, describe_study
@@ -16,7 +25,9 @@ from aln.study.plan import PlannedSweep, Stage, StudyPlan, called
 from aln.study.points import space_of
 
 # How points of another stage are trained: each of them, to its end.
-_UNCHANGED = {"sampler": "random", "scheduler": "none", "test": "all"}
+_UNCHANGED = {"sampler": "random", "scheduler": "none", "test": "all", "budget": {"target": None}}
+# What the share of a space that trains is measured by: nothing looks where it is good, nothing ends early.
+_UNBIASED = ("random", "none")
 
 
 def parse_study(document: Document) -> StudyPlan:
@@ -40,6 +51,12 @@ class _Reader:
             sweeps = [self._planned(name, described, *each) for each in self._each(described, spaces)]
             planned = [sweep for sweep in sweeps if sweep is not None]
             self._check_names(name, planned)
+            if name == self._described.answer.stage:
+                self._check_answer(planned)
+            if "storage" in described.sweep:
+                self._report(
+                    "a study has one storage, for all its sweeps: set sweep.storage", "stages", name, "sweep", "storage"
+                )
             self._stages[name] = Stage(name=name, sweeps=planned, source=described.source, top=described.top)
             given = self._document.content["stages"][name]
             contents[name] = given if described.source else {**given, "space": [space.content for space in spaces]}
@@ -110,14 +127,14 @@ class _Reader:
         """One sweep of a stage; None if something is wrong with it."""
         points = len(space.content.get("enqueue", []))
         layers: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [
-            ((), {**_UNCHANGED, "trials": points or 1} if described.source else {}),
             (("sweep",), self._described.sweep),
+            ((), {**_UNCHANGED, "trials": points or 1} if described.source else {}),
             (("stages", stage, "sweep"), described.sweep),
             (("stages", stage, "for_each"), values),
         ]
         content = _copied(self._base.content)
         for _, layer in layers:
-            for key, value in _settings(layer):
+            for key, value in settings_of(layer):
                 set_at(content, key, value)
         problems: list[Problem] = []
         sweep: SweepConfig | None = None
@@ -140,8 +157,10 @@ class _Reader:
 
     def _placed(self, problem: Problem, layers: Sequence[tuple[tuple[str, ...], Mapping[str, Any]]]) -> Problem:
         """A sweep's problem, at the line of whatever said last what is wrong: a layer of the study, or the base."""
-        for place, layer in reversed(layers[1:]):
-            for key, _ in _settings(layer):
+        for place, layer in reversed(layers):
+            if not place:
+                continue  # ours, in which nothing is wrong
+            for key, _ in settings_of(layer):
                 if key == problem.key or f"{key}.".startswith(f"{problem.key}.") or problem.key.startswith(f"{key}."):
                     whole = key in layer  # with its dots, as `for_each` has it
                     source, line = self._document.place(".".join((*place, key)))
@@ -150,6 +169,17 @@ class _Reader:
                     return Problem(key=problem.key, message=problem.message, source=source, line=line)
         return located(problem, self._base)
 
+    def _check_answer(self, sweeps: Sequence[PlannedSweep]) -> None:
+        """Refuses sweeps that cannot answer what is asked."""
+        measure, stage = self._described.answer.measure, self._described.answer.stage
+        for planned in sweeps:
+            sweep = planned.sweep
+            if measure == "gap" and "backprop" not in sweep.baselines:
+                self._report(f"is gap, but {stage} has no baseline backprop to be behind of", "answer", "measure")
+            if measure == "share" and (sweep.sampler.name, sweep.scheduler.name) != _UNBIASED:
+                message = f"is share, which asks {stage} for `sampler: random` and `scheduler: none`"
+                self._report(message, "answer", "measure")
+
     def _check_names(self, stage: str, sweeps: Sequence[PlannedSweep]) -> None:
         """Refuses what would give two sweeps one folder, here or in the stages before."""
         known = [sweep.name for other in self._stages.values() for sweep in other.sweeps]
@@ -157,15 +187,6 @@ class _Reader:
             if sweep.name in known:
                 self._report(f"gives two sweeps the name {sweep.name}", "stages", stage)
             known.append(sweep.name)
-
-
-def _settings(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of a mapping; a section's name, which drops the options it had, before its options."""
-    for key, value in sorted(layer.items(), key=lambda item: item[0] != "name"):
-        if isinstance(value, Mapping) and value:
-            yield from _settings(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _copied(content: Any) -> Any:

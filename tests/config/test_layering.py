@@ -4,6 +4,7 @@ import pytest
 
 from aln.config import check_run, parse_run, read_run, with_settings
 from aln.config.components import component_model
+from aln.config.run import _schema
 from aln.data import DATA
 from aln.errors import ConfigError
 
@@ -30,8 +31,10 @@ def in_a_folder(monkeypatch):
 
     monkeypatch.setitem(DATA._entries, "imagenet", images)
     component_model.cache_clear()
+    _schema.cache_clear()
     yield
     component_model.cache_clear()
+    _schema.cache_clear()
 
 
 @pytest.mark.usefixtures("in_a_folder")

@@ -1,13 +1,10 @@
 """The configuration of a sweep, and the names that it may have."""
 
-from pathlib import Path
-
 import pytest
 
 from aln.config import Document, check_name, parse_document, parse_sweep, read_document, sound_part
 from aln.errors import ConfigError
-
-SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
+from shipped import SWEEPS
 
 
 def messages(text: str) -> list[str]:
@@ -17,7 +14,11 @@ def messages(text: str) -> list[str]:
 
 
 def test_there_are_sweeps():
-    assert "digits" in [path.stem for path in SWEEPS]
+    assert [path.stem for path in SWEEPS] == ["digits", "imagenet_resnet18"]
+
+
+def test_a_study_is_told_apart_from_a_sweep():
+    assert messages("stages: {}") == ["s.yaml:1: stages: this is a study, not a sweep: run it by python -m aln.study"]
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

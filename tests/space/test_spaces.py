@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-from pathlib import Path
 
 import pytest
 
@@ -10,10 +9,8 @@ from aln.config import parse_document, parse_run, parse_sweep, read_document
 from aln.errors import ConfigError
 from aln.rules import RULES, RegularizedRule
 from aln.space import Choice, Range, SearchSpace, format_point, format_value, parse_space
+from shipped import SPACES, SWEEPS
 
-ROOT = Path(__file__).parents[2]
-SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
-SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 OPTIONS = {field.name for field in dataclasses.fields(RegularizedRule)}
 COEFFICIENTS = {
     name: {f"rule.{f.name}" for f in dataclasses.fields(rule) if isinstance(f.default, float) and f.name not in OPTIONS}

@@ -31,7 +31,13 @@ Trainings = list[tuple[Status, float, float]]
 def point(label: str, trainings: Trainings, values: Mapping[str, Any] | None = None) -> Point:
     records = [
         TrialRecord(
-            label=f"{label}-s{seed}", of=label, repetition=seed, epochs=3, status=status, metrics={"val_top1": value}
+            label=f"{label}-s{seed}",
+            of=label,
+            repetition=seed,
+            epochs=3,
+            begun=True,
+            status=status,
+            metrics={"val_top1": value},
         )
         for seed, (status, value, _) in enumerate(trainings)
     ]
@@ -83,6 +89,12 @@ def test_points_of_one_rule_are_told_apart(tmp_path: Path) -> None:
     assert [cell.row for cell in cells(Answer(stage="last"), [sweep])] == ["mirror 000", "mirror 001", "symmetric"]
 
 
+def test_a_point_of_a_rule_that_is_a_baseline_too_or_of_another_space_is_not_lost(tmp_path: Path) -> None:
+    one = ended(tmp_path, "x", {"mirror": HALF, "mirror:000": MIRROR})
+    found = by_place(cells(Answer(stage="last"), [one]))
+    assert {place: cell.mean for place, cell in found.items()} == {("mirror", "x"): 81.0, ("mirror (s)", "x"): 91.5}
+
+
 def test_of_a_search_the_best_point_alone_stands_for_its_rule(tmp_path: Path) -> None:
     sweep = ended(tmp_path, "x", {"backprop": BACKPROP, "mirror:000": HALF, "symmetric:001": MIRROR}, test="best")
     assert [cell.row for cell in cells(Answer(stage="last"), [sweep])] == ["backprop", "symmetric"]
@@ -111,7 +123,9 @@ def test_the_share_is_of_all_trials_that_said_something(tmp_path: Path) -> None:
     }
     (cell,) = cells(Answer(stage="last", measure="share", at_least=70.0), [ended(tmp_path, "x", trials, "best")])
     assert (cell.mean, cell.count, cell.diverged) == (pytest.approx(200 / 3), 3, 1)
-    assert cell.deviation == pytest.approx(100 * math.sqrt(2 / 3 * 1 / 3 / 3))
+    z, n, share = 1.959964, 3, 2 / 3
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))  # Wilson 1927
+    assert cell.deviation == pytest.approx(100 * half, rel=1e-5)
 
 
 def test_what_is_written_holds_every_number(tmp_path: Path) -> None:

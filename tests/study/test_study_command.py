@@ -146,6 +146,13 @@ def test_a_dry_run_shows_the_sweeps_and_begins_nothing(workplace: Path, capsys: 
     assert not (workplace / "results").exists()
 
 
+def test_a_study_takes_no_sweep_that_is_there(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(workplace)
+    (workplace / "results/s-larger-32").mkdir(parents=True)
+    assert main(["study.yaml", "--name", "s"]) == 2
+    assert "--name: is 's', but there are sweeps of the names s-larger-32" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -153,10 +160,11 @@ def test_a_dry_run_shows_the_sweeps_and_begins_nothing(workplace: Path, capsys: 
         (["nix.yaml"], "nix.yaml: there is no such file"),
         (["study.yaml", "--name", "../up"], "--name: is '../up'"),
         (["--resume", "nobody"], "--resume: is 'nobody', but .* holds no study"),
+        (["study.yaml", "--storage", "x"], "--storage: goes with --resume"),
         (["study.yaml", "--resume", "s"], "is resumed as it was described, without STUDY"),
         (["study.yaml", "--set", "stages.search.sweep.trials=0"], "--set: trials: is 0"),
     ],
-    ids=["nothing", "no file", "a name that leaves", "nobody", "both", "a setting"],
+    ids=["nothing", "no file", "a name that leaves", "nobody", "storage", "both", "a setting"],
 )
 def test_bad_input_is_refused_before_anything_starts(
     workplace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str

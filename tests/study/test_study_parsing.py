@@ -11,9 +11,7 @@ from aln.config import Document, dump, parse_document, read_document, with_setti
 from aln.errors import ConfigError
 from aln.study.parsing import parse_study
 from aln.study.plan import StudyPlan
-
-REPOSITORY = Path(__file__).parent.parent.parent
-SHIPPED = sorted(path for path in (REPOSITORY / "sweeps").rglob("*.yaml") if "stages" in read_document(path).content)
+from shipped import STUDIES
 
 BASE = """
 run: {model: {name: mlp, width: 16}, data: synthetic, epochs: 4, optimizer: {name: sgd, lr: 0.05}}
@@ -89,6 +87,12 @@ def test_points_of_another_stage_are_trained_to_their_end_and_tested(folder: Pat
         assert (sweep.sweep.test, sweep.sweep.baselines) == ("all", ["backprop"])
 
 
+def test_what_the_study_says_of_searching_does_not_stop_points_of_another_stage(folder: Path) -> None:
+    of_all = ["sweep.scheduler=median", "sweep.trials=3", "sweep.budget={target: 50}"]
+    for sweep in read(folder, STUDY, *of_all).stages[1].sweeps:
+        assert (sweep.sweep.scheduler.name, sweep.sweep.trials, sweep.sweep.budget.target) == ("none", 8, None)
+
+
 def test_settings_change_all_sweeps_or_those_of_a_stage(folder: Path) -> None:
     search, again = read(folder, STUDY, "sweep.run.epochs=7", "stages.search.sweep.trials=2").stages
     assert {sweep.base.epochs for sweep in (*search.sweeps, *again.sweeps)} == {7}
@@ -138,6 +142,9 @@ def test_all_mistakes_of_all_files_are_told_at_once_each_with_its_line(folder: P
         ("for_each: {run.model: [", "for_each: {run.model: [], run.seed: [", "expected values for run.model"),
         ("    top: 2", "    tip: 2", "study.yaml:14: stages.again.tip: unknown key; did you mean 'stages.again.top'"),
         ("stage: again", "stage: agin", "answer.stage is 'agin', expected one of search, again"),
+        ("again, measure: gap", "search, measure: share, at_least: 9", "share, which asks search for `sampler: random`"),
+        ("seeds: 3", "baselines: []", "answer.measure: is gap, but again has no baseline backprop"),
+        ("seeds: 3", "storage: x", "stages.again.sweep.storage: a study has one storage"),
         ("measure: gap", "measure: share", "expected at_least beside `measure: share`, and there alone"),
         ("  again:", "  ../again:", "stages: .* a stage is '../again', expected up to 100 letters"),
         ("[32, 64]", "[32, 32]", "study.yaml:6: stages.search: gives two sweeps the name search-mirror-32"),
@@ -151,14 +158,20 @@ def test_a_mistake_is_told_with_what_was_expected(folder: Path, old: str, new: s
     assert any(re.search(expected, problem) for problem in found), found
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(REPOSITORY / "sweeps")))
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_study_that_comes_along_is_sound(path: Path) -> None:
     study = parse_study(read_document(path))
     assert study.content["base"]
     assert parse_study(Document(dict(study.content))).content == study.content
 
 
+def test_a_sweep_is_told_apart_from_a_study(folder: Path) -> None:
+    assert problems(folder, "run: {}") == [
+        "study.yaml:1: run: this is a sweep, not a study: run it by python -m aln.sweep SPACE --sweep FILE"
+    ]
+
+
 def test_every_question_has_a_small_and_a_full_size_study() -> None:
-    names = {path.parent.name: {p.name for p in SHIPPED if p.parent == path.parent} for path in SHIPPED}
+    names = {path.parent.name: {p.name for p in STUDIES if p.parent == path.parent} for path in STUDIES}
     assert names["sweeps"] == names["imagenet"]
     assert len(names["sweeps"]) == 6

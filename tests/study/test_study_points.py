@@ -71,6 +71,13 @@ def test_each_point_is_the_run_that_it_was(found: list[tuple[str, dict[str, Any]
     assert [space.apply(RUN, point) for point in space.enqueued] == [own.apply(RUN, point) for own, point in pairs]
 
 
+def test_what_all_spaces_fix_alike_is_fixed_for_the_baselines_too() -> None:
+    alone = parse_space(Document(space_of("best", [(read("information"), NOISY), (read("information"), CLEAN)])), RUN)
+    assert alone.fixed == {"optimizer.lr": 0.05}
+    beside = parse_space(Document(space_of("best", [(read("information"), CLEAN), (read("usf"), SIGNS)])), RUN)
+    assert beside.fixed == {}
+
+
 def test_nothing_is_left_for_a_sampler_to_choose() -> None:
     found = [(read("information"), NOISY), (read("information"), CLEAN), (read("usf"), SIGNS)]
     space = parse_space(Document(space_of("best", found)), RUN)
