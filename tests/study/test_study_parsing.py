@@ -142,7 +142,7 @@ def test_all_mistakes_of_all_files_are_told_at_once_each_with_its_line(folder: P
         ("for_each: {run.model: [", "for_each: {run.model: [], run.seed: [", "expected values for run.model"),
         ("    top: 2", "    tip: 2", "study.yaml:14: stages.again.tip: unknown key; did you mean 'stages.again.top'"),
         ("stage: again", "stage: agin", "answer.stage is 'agin', expected one of search, again"),
-        ("again, measure: gap", "search, measure: share, at_least: 9", "share, which asks search for `sampler: random`"),
+        ("again, measure: gap", "search, measure: share, at_least: 9", "which asks search for `sampler: random`"),
         ("seeds: 3", "baselines: []", "answer.measure: is gap, but again has no baseline backprop"),
         ("seeds: 3", "storage: x", "stages.again.sweep.storage: a study has one storage"),
         ("measure: gap", "measure: share", "expected at_least beside `measure: share`, and there alone"),
