@@ -87,7 +87,6 @@ def lines(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-@pytest.mark.timeout(900)  # for the fixture, which on a busy machine is slow
 def test_every_sweep_is_there_once_with_all_its_trainings(resumed: SimpleNamespace) -> None:
     trainings = lines(resumed.results / "s/trainings.csv")
     count = {name: sum(line["sweep"] == f"s-{name}" for line in trainings) for name in SWEEPS}
