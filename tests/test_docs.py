@@ -30,7 +30,7 @@ THREE_HOSTS = "tests/cluster/test_three_hosts.py"
 ELSEWHERE = {
     r"make (sweep|test|cluster)": ".ci/run",
     r"\. \.venv/bin/activate": ".ci/run",
-    r"mlflow ui": "tests/test_sweep.py",
+    r"mlflow ui": "tests/test_browser.py",
     r"python -m aln\.import_tf": "tests/test_import_tf.py",
     r"ray (up|down|dashboard|job|attach|rsync-down|get-auth-token)|aws |GROUP=|export ": THREE_HOSTS,
     r"python -m aln\.sweep .*(\$ALN_STORAGE|/shared/results)": THREE_HOSTS,
