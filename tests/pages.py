@@ -11,7 +11,7 @@ from typing import Literal
 
 from markdown_it import MarkdownIt
 
-_PROGRAMS = r"(python|make|mlflow|ray|aws|export|\.|bash|GROUP=\S+) "
+_PROGRAMS = r"(python|make|mlflow|ray|aws|docker|kubectl|export|\.|bash|GROUP=\S+) "
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ ELSEWHERE = {
     r"mlflow ui": "tests/test_browser.py",
     r"python -m aln\.import_tf": "tests/test_import_tf.py",
     r"ray (up|down|dashboard|job|attach|rsync-down|get-auth-token)|aws |GROUP=|export ": THREE_HOSTS,
+    r"docker |kubectl ": "tests/test_kuberay.py",
     r"python -m aln\.sweep .*(\$ALN_STORAGE|/shared/results)": THREE_HOSTS,
 }
 
