@@ -24,7 +24,7 @@ def run(*arguments, folder=SCRIPT.parent):
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     paths = [str(folder), str(SCRIPT.parent.parent), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=env)
+    return subprocess.run(command, capture_output=True, text=True, timeout=800, check=False, env=env)
 
 
 @pytest.fixture(scope="module")
