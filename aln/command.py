@@ -34,6 +34,11 @@ def guarded(command: Callable[[argparse.Namespace, Console], int], options: argp
         return 130
 
 
+def add_settings(parser: argparse.ArgumentParser, help: str) -> None:
+    """The option `--set KEY=VALUE …` of a command, which may be given more than once; `options.set` is a list."""
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=help)
+
+
 def runnable(command: str) -> str:
     """The command as it works from this shell: its program by path unless PATH finds this environment's own.
 

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from aln.build import build_state
 from aln.checkpoint import TrainState
-from aln.command import guarded, relative
+from aln.command import add_settings, guarded, relative
 from aln.config import Document, RunConfig, parse_run, with_settings
 from aln.conversion import align
 from aln.errors import CheckpointError, ConfigError, Problem
@@ -50,10 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="resnet18 … resnet200, resnet18v2 … resnet200v2")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the checkpoint to write")
     parser.add_argument("--rule", default="information", help="the rule it was trained by (default: information)")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="describe the run further: rule.alpha=…, data=…",
-    )  # fmt: skip
+    add_settings(parser, "describe the run further: rule.alpha=…, data=…")  # fmt: skip
     return parser
 
 

@@ -149,11 +149,15 @@ def ranked(points: Iterable[Point], objective: Objective) -> list[Point]:
     return sorted((point for point in points if not point.baseline), key=lambda point: rank(point, objective))
 
 
+def trained_points(points: Iterable[Point], objective: Objective) -> list[Point]:
+    """Those of the searched points that trained, from best to worst."""
+    found = ranked(points, objective)
+    return [point for point in found if point.status in _TRAINED and point.mean(objective.metric) is not None]
+
+
 def best_point(points: Iterable[Point], objective: Objective) -> Point | None:
     """The best searched point that trained; None if none did."""
-    first = next(iter(ranked(points, objective)), None)
-    trained = first is not None and first.status in _TRAINED and first.mean(objective.metric) is not None
-    return first if trained else None
+    return next(iter(trained_points(points, objective)), None)
 
 
 def pareto_front(points: Iterable[Point], objectives: Sequence[Objective]) -> list[Point]:

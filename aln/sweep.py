@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from aln.command import guarded, runnable
+from aln.command import add_settings, guarded, runnable
 from aln.config import (
     Document,
     RunConfig,
@@ -54,9 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=int, help="number of suggested trials in all, baselines not counted")
     parser.add_argument("--name", help="name of the sweep and of its folder (default: space, sweep and time)")
     parser.add_argument("--resume", metavar="NAME", help="go on with the sweep of that name, as it was described")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change the sweep: run.epochs=5 …"
-    )
+    add_settings(parser, "change the sweep: run.epochs=5 …")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, start nothing")
     return parser
 

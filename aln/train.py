@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from aln.build import build_model, load_data, require_same
-from aln.command import guarded, relative, runnable
+from aln.command import add_settings, guarded, relative, runnable
 from aln.config import Document, RunConfig, check_name, parse_run, preset_names, read_run, with_settings
 from aln.conversion import coverage
 from aln.engine import EpochResult
@@ -40,9 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m aln.train", description=__doc__)
     presets = ", ".join(preset_names())
     parser.add_argument("run", metavar="PRESET|FILE", nargs="?", help=f"a YAML file or one of: {presets}")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change the run: optimizer.lr=0.05 …"
-    )
+    add_settings(parser, "change the run: optimizer.lr=0.05 …")
     parser.add_argument("--workers", type=int, help="how many train together, on the Ray cluster if more than one")
     parser.add_argument("--name", help="name of the run and of its folder (default: rule, model, data and time)")
     parser.add_argument(

@@ -21,7 +21,7 @@ from aln.alignment import LayerAlignment, flat_metrics
 from aln.build import build, evaluate_split, load_weights
 from aln.checkpoint import CHECKPOINT, read_checkpoint
 from aln.checkpoint_folder import CHECKPOINTS, CheckpointFolder
-from aln.command import guarded, relative, runnable
+from aln.command import add_settings, guarded, relative, runnable
 from aln.config import Document, RunConfig, parse_run, with_settings
 from aln.engine import measure
 from aln.errors import CheckpointError, ConfigError, Problem
@@ -50,14 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--best", action="store_true", help="of a folder, the best checkpoint in place of the newest")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--data", metavar="NAME", help="another data set; its options with --set data.KEY=VALUE")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help=f"evaluate otherwise than the run did: {', '.join(_FREE)} and their keys",
-    )
+    add_settings(parser, f"evaluate otherwise than the run did: {', '.join(_FREE)} and their keys")
     parser.add_argument("--experiment", help="MLflow experiment (default: the data set's name)")
     parser.add_argument("--no-log", action="store_true", help="print only, leave MLflow alone")
     return parser

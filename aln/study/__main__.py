@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from aln.command import guarded, relative, runnable
+from aln.command import add_settings, guarded, relative, runnable
 from aln.config import check_name, read_document, with_settings
 from aln.errors import AlnError, ConfigError, Problem
 from aln.study.folder import StudyFolder
@@ -31,13 +31,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="name of the study and beginning of its sweeps' (default: the file's, and time)")
     parser.add_argument("--resume", metavar="NAME", help="go on with the study of that name, as it was described")
     parser.add_argument("--storage", help="with --resume, on another machine than before: the URL where the study is")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the study: sweep.run.epochs=5 for all sweeps, stages.NAME.sweep.trials=8 for a stage's …",
+    add_settings(
+        parser, "change the study: sweep.run.epochs=5 for all sweeps, stages.NAME.sweep.trials=8 for a stage's …"
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, start nothing")
     return parser

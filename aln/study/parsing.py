@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -132,7 +133,7 @@ class _Reader:
             (("stages", stage, "sweep"), described.sweep),
             (("stages", stage, "for_each"), values),
         ]
-        content = _copied(self._base.content)
+        content = copy.deepcopy(self._base.content)
         for _, layer in layers:
             for key, value in settings_of(layer):
                 set_at(content, key, value)
@@ -187,7 +188,3 @@ class _Reader:
             if sweep.name in known:
                 self._report(f"gives two sweeps the name {sweep.name}", "stages", stage)
             known.append(sweep.name)
-
-
-def _copied(content: Any) -> Any:
-    return {key: _copied(value) for key, value in content.items()} if isinstance(content, Mapping) else content

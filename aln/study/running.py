@@ -10,7 +10,7 @@ from rich.console import Console
 
 from aln.cluster import joined_cluster
 from aln.config import Document, Objective
-from aln.records import Point, ranked
+from aln.records import Point, trained_points
 from aln.search.interruption import Interruption
 from aln.search.plan import SweepPlan
 from aln.search.study import Study
@@ -43,8 +43,7 @@ class EndedSweep:
 
     def best(self, count: int) -> list[Point]:
         """So many of its searched points that trained, from the best on."""
-        trained = [point for point in self.points if not point.baseline and point.usable]
-        return ranked(trained, self.objective)[:count]
+        return trained_points(self.points, self.objective)[:count]
 
 
 def run_study(study: StudyPlan, folder: StudyFolder, console: Console, interruption: Interruption) -> list[EndedSweep]:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from aln.preflight import require_listener
 from aln.tracking.reasons import unusable
-from aln.tracking.tracker import default_uri
+from aln.tracking.tracker import all_runs, default_uri, trials_of
 
 
 class Reader:
@@ -36,13 +35,12 @@ class Reader:
         """The run of each sweep in all experiments, the newest first."""
         with self._told():
             everywhere = [experiment.experiment_id for experiment in self._client.search_experiments()]
-            return self._search(everywhere, "tags.kind = 'sweep'", "attributes.start_time DESC")
+            return all_runs(self._client, everywhere, "tags.kind = 'sweep'", "attributes.start_time DESC")
 
     def trials(self, sweep: Run) -> list[Run]:
         """All runs under a sweep's, baselines included, in the order in which they began."""
-        under = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{sweep.info.run_id}'"
         with self._told():
-            return self._search([sweep.info.experiment_id], under, "attributes.start_time ASC")
+            return trials_of(self._client, sweep.info.experiment_id, sweep.info.run_id)
 
     def history(self, run: Run, metric: str) -> list[tuple[int, float]]:
         """All points of a run's metric as epoch and value, in the order of the epochs."""
@@ -55,13 +53,3 @@ class Reader:
             if name not in (artifact.path for artifact in self._client.list_artifacts(run.info.run_id)):
                 return None
             return Path(self._client.download_artifacts(run.info.run_id, name, folder)).read_text(encoding="utf-8")
-
-    def _search(self, experiments: list[str], wanted: str, order: str) -> list[Run]:
-        runs: list[Run] = []
-        token: str | None = None
-        while True:
-            page = self._client.search_runs(experiments, wanted, order_by=[order], page_token=token)
-            runs += page
-            token = page.token
-            if not token:
-                return runs

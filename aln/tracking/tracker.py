@@ -89,6 +89,23 @@ def find_runs(name_or_id: str, uri: str | None = None) -> list[Run]:
         raise unusable(uri, error) from error
 
 
+def all_runs(client: MlflowClient, experiments: list[str], wanted: str, order: str) -> list[Run]:
+    """All runs that are wanted, in order, page by page."""
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(experiments, wanted, order_by=[order], page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def trials_of(client: MlflowClient, experiment: str, sweep: str) -> list[Run]:
+    """All runs under a sweep's, baselines included, in the order in which they began."""
+    return all_runs(client, [experiment], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{sweep}'", "attributes.start_time ASC")
+
+
 def _alone(uri: str) -> AbstractContextManager[object]:
     """A lock beside the file of an SQLite store; nothing for servers, which look after themselves."""
     path = uri.removeprefix("sqlite:///")
@@ -180,17 +197,7 @@ class Tracker:
 
     def trials(self, parent: TrackedRun) -> list[Run]:
         """All trials under a sweep's run, baselines included, in the order in which they began; see `drain`."""
-        runs: list[Run] = []
-        token: str | None = None
-        while True:
-            wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}'"
-            page = self.client.search_runs(
-                [self.experiment_id], wanted, order_by=["attributes.start_time ASC"], page_token=token
-            )
-            runs += page
-            token = page.token
-            if not token:
-                return runs
+        return trials_of(self.client, self.experiment_id, str(parent.run_id))
 
 
 class TrackedRun:
