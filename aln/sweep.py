@@ -65,7 +65,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     # Ray, Optuna and MLflow take seconds to import: a mistake in a file should not wait for them.
     from aln.search.interruption import Interruption
     from aln.search.plan import SweepPlan
-    from aln.search.sweeper import run_sweep
+    from aln.search.sweeper import Sweeper
     from aln.sweep_summary import show_estimate, show_outcome, show_plan
 
     plan = SweepPlan(name=name, space=space, sweep=sweep, base=base, folder=folder.path, remote=folder.remote)
@@ -80,7 +80,15 @@ def _main(options: argparse.Namespace, console: Console) -> int:
 
     try:
         with Interruption(console, resuming) as interruption:
-            outcome = run_sweep(plan, folder, console, interruption, BEGAN, resume=bool(options.resume))
+            sweeper = Sweeper(
+                plan=plan,
+                folder=folder,
+                console=console,
+                interruption=interruption,
+                resume=bool(options.resume),
+                began=BEGAN,
+            )
+            outcome = sweeper.run()
     except KeyboardInterrupt:
         if folder.is_described():
             show_how_to_go_on()

@@ -21,6 +21,7 @@ from aln.space import parse_space
 from aln.study.description import describe_study
 from pages import Block, blocks
 from ray_head import started_head
+from stores import Store
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -46,8 +47,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def reader(workplace: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> Path:
-    """A folder with what lies beside the pages."""
+def reader(workplace: Path, monkeypatch: pytest.MonkeyPatch, address: str, s3: Store) -> Path:
+    """A folder with what lies beside the pages, and the bucket that they speak of, empty."""
+    s3.server.ask("PUT", "/my-bucket")
     for name in ("search_spaces", "sweeps"):
         shutil.copytree(REPOSITORY / name, workplace / name)
     monkeypatch.syspath_prepend(workplace)

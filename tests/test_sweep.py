@@ -24,9 +24,8 @@ from aln.report.commands import train_command
 from aln.report.runs import read_sweeps
 from aln.tracking import Reader
 from ray_head import started_head
+from real_sweeps import DIGITS, REPOSITORY, Tracked
 
-REPOSITORY = Path(__file__).parent.parent
-DIGITS = REPOSITORY / "sweeps/digits.yaml"
 INFORMATION = REPOSITORY / "search_spaces/information.yaml"
 FAST = ["run.model={name: mlp, width: 32}", "run.epochs=4", "scheduler.grace=1"]
 
@@ -83,25 +82,14 @@ def run(
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
 
 
-def read(folder: Path, experiment: str = "digits") -> SimpleNamespace:
-    """The sweep's parent and children in MLflow, by name."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
-    (parent,) = [r for r in runs if r.data.tags["kind"] == "sweep"]
-    children = {r.data.tags["trial"]: r for r in runs if r.data.tags["kind"] != "sweep"}
-    return SimpleNamespace(client=client, parent=parent, children=children, runs=runs)
-
-
-def sweep_own_rule(folder: Path, lab: str, space: str, seed: int) -> SimpleNamespace:
+def sweep_own_rule(folder: Path, lab: str, space: str, seed: int) -> Tracked:
     """What MLflow holds of six random trials, none stopped early, of a rule in the folder's own module."""
     (folder / "my_lab.py").write_text(lab)
     (folder / "space.yaml").write_text(space)
     settings = [*FAST, f"sampler={{name: random, seed: {seed}}}", "baselines=[]", "scheduler.name=none"]
     done = run(folder, "space.yaml", "--sweep", str(DIGITS), "--trials", "6", "--name", "own", "--set", *settings)
     assert done.returncode == 0, done.stdout + done.stderr
-    return read(folder)
+    return Tracked(folder)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +99,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Sim
     shutil.copy(empty_store, folder / "mlflow.db")
     done = run(folder, str(INFORMATION), "--trials", "6", "--name", "mine", "--set", *FAST)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = read(folder)
-    return SimpleNamespace(folder=folder, out=done.stdout, err=done.stderr, **vars(found))
+    found = Tracked(folder)
+    return SimpleNamespace(folder=folder, out=done.stdout, err=done.stderr, parent=found.parent, **vars(found))
 
 
 def test_every_trial_is_one_nested_run(finished: SimpleNamespace) -> None:
@@ -290,7 +278,7 @@ def test_a_sweep_on_a_cluster_with_a_rule_of_the_users_own(tmp_path: Path, empty
     done = run(tmp_path, *arguments, environment={"RAY_ADDRESS": ray_head})
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"Running on the Ray cluster at {ray_head} with 2 CPU cores" in done.stdout
-    statuses = {name: child.data.tags["status"] for name, child in read(tmp_path).children.items()}
+    statuses = {name: child.data.tags["status"] for name, child in Tracked(tmp_path).children.items()}
     assert statuses.keys() == {"backprop", "feedback", "000", "001"}
     assert set(statuses.values()) <= {"completed", "stopped"}
 

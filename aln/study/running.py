@@ -14,7 +14,7 @@ from aln.records import Point, trained_points
 from aln.search.interruption import Interruption
 from aln.search.plan import SweepPlan
 from aln.search.study import Study
-from aln.search.sweeper import run_sweep
+from aln.search.sweeper import Sweeper
 from aln.space import parse_space
 from aln.study.folder import StudyFolder
 from aln.study.plan import PlannedSweep, Stage, StudyPlan
@@ -50,7 +50,7 @@ def run_study(study: StudyPlan, folder: StudyFolder, console: Console, interrupt
     """Runs what is left of a study; returns all its sweeps.
 
     A stage whose points are those of another one passes over what did not train there. Raises `KeyboardInterrupt` if a
-    sweep was stopped before its end, `AlnError` as `run_sweep` does.
+    sweep was stopped before its end, `AlnError` as `Sweeper` does.
     """
     ended: dict[str, list[EndedSweep]] = {stage.name: [] for stage in study.stages}
     every = [(stage, planned) for stage in study.stages for planned in stage.sweeps]
@@ -88,7 +88,9 @@ def _plan(
 def _run_to_its_end(folder: StudyFolder, plan: SweepPlan, console: Console, interruption: Interruption) -> None:
     """Runs a sweep, or what is left of it."""
     where = SweepFolder(folder.storage, plan.name)
-    if run_sweep(plan, where, console, interruption, resume=where.is_begun()).interrupted:
+    resume = where.is_begun()
+    sweeper = Sweeper(plan=plan, folder=where, console=console, interruption=interruption, resume=resume)
+    if sweeper.run().interrupted:
         raise KeyboardInterrupt
     folder.note_ended(plan.name)
 

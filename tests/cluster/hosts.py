@@ -123,7 +123,18 @@ class Hosts:
 
     root: Path
     bridge: str
-    hosts: Mapping[str, Host]
+    hosts: dict[str, Host]
+    bashrc: str
+
+    def boot(self, name: str, address: str) -> None:
+        """Starts a host, in the place of the dead one of that name if there was one, whose files are set aside."""
+        if (dead := self.hosts.get(name)) is not None:
+            assert dead.booted.poll() is not None, f"{name} lives"
+            _ip("-n", self.bridge, "link", "del", name)
+            _ip("netns", "del", f"{self.bridge}{name}")
+            (self.root / name).rename(self.root / f"{name}-lost")
+        host = self.hosts[name] = _boot(self.root, self.bridge, name, address, self.bashrc)
+        until(lambda: (host.address, 22) in host.listeners(), 30, f"sshd of {name}")
 
     @property
     def key(self) -> Path:
@@ -163,7 +174,7 @@ def started_hosts(addresses: Mapping[str, str], bashrc: str) -> Iterator[Hosts]:
     """Hosts by name, each at its address in 10.77.0.0/24 and with these lines in its `.bashrc`; all end with it."""
     root = Path(tempfile.mkdtemp(prefix="aln", dir="/tmp"))  # names of sockets must be short
     bridge = root.name
-    hosts: dict[str, Host] = {}
+    hosts = Hosts(root, bridge, {}, bashrc)
     try:
         for folder in ("home", "laptop"):
             (root / folder).mkdir()
@@ -174,12 +185,10 @@ def started_hosts(addresses: Mapping[str, str], bashrc: str) -> Iterator[Hosts]:
         _ip("-n", bridge, "addr", "add", f"{LAPTOP}/24", "dev", "br0")
         _ip("-n", bridge, "link", "set", "br0", "up")
         for name, address in addresses.items():
-            hosts[name] = _boot(root, bridge, name, address, bashrc)
-        for host in hosts.values():
-            until(lambda host=host: (host.address, 22) in host.listeners(), 30, f"sshd of {host.name}")
-        yield Hosts(root, bridge, hosts)
+            hosts.boot(name, address)
+        yield hosts
     finally:
-        for host in hosts.values():
+        for host in hosts.hosts.values():
             host.kill()
         for name in [*(f"{bridge}{name}" for name in addresses), bridge]:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)

@@ -117,12 +117,19 @@ class Laptop:
         found: dict[str, Any] = json.loads(content)
         return found
 
+    def asked(self) -> list[str]:
+        """Every request that the object store has had so far, a line each."""
+        log = (self.hosts.root / "store.log").read_text(errors="replace")
+        return re.sub(r"\x1b\[[0-9;]*m", "", log).splitlines()  # the server writes in colours
+
+    def copies(self) -> int:
+        """How often the sweep's study was copied to the bucket so far."""
+        return sum("/study.log HTTP" in line and '"PUT ' in line for line in self.asked())
+
     def accesses(self) -> list[Access]:
         """Every reading and writing of a checkpoint so far, as the object store saw it."""
         names = {host.address: host.name for host in self.hosts.hosts.values()}
-        log = (self.hosts.root / "store.log").read_text(errors="replace")
-        lines = re.sub(r"\x1b\[[0-9;]*m", "", log).splitlines()  # the server writes in colours
-        found = [match for match in map(_ACCESS.match, lines) if match]
+        found = [match for match in map(_ACCESS.match, self.asked()) if match]
         return [Access(names[m[1]], m[2] != "GET", m[3], int(m[4])) for m in found]
 
 
@@ -161,11 +168,11 @@ def prepared(hosts: Hosts) -> Laptop:
     token.write_text(secrets.token_hex(16))
     token.chmod(0o600)
     for host in hosts.hosts.values():
-        _install(host.home)
+        install(host.home)
     return Laptop(hosts, path, token.read_text())
 
 
-def _install(home: Path) -> None:
+def install(home: Path) -> None:
     """This process's environment as the project's own, so that `make` finds it made: there is no network to make it."""
     own, ours = home / "aln/.venv", Path(sys.prefix)
     own.mkdir(parents=True)

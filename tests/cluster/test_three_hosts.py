@@ -1,4 +1,4 @@
-"""A sweep on a cluster of three hosts, of which one is cut off and another one dies meanwhile: `make test-cluster`."""
+"""A sweep on a cluster of three hosts, of which one is cut off and two die, the head last: `make test-cluster`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from hosts import TOOLS, Host, started_hosts, until
-from laptop import SECRET, Access, Laptop, object_store, prepared
+from laptop import SECRET, Access, Laptop, install, object_store, prepared
 
-TRIALS, EPOCHS = 10, 120
+TRIALS, MORE, EPOCHS = 10, 8, 120
 SWEEP = (
     f"python -m aln.sweep search_spaces/information.yaml --name three --trials {TRIALS} --set baselines=[] "
     f"max_concurrent=5 scheduler.name=none run.epochs={EPOCHS} 'run.model={{name: mlp, width: 16}}' "
@@ -26,6 +26,7 @@ export LANG=C.UTF-8
 export RAY_gcs_rpc_server_reconnect_timeout_s=30
 export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=3
 """
+RESUME = "cd ~/aln && exec python -m aln.sweep --resume three {more} --set storage=$ALN_STORAGE"
 ADDRESSES = {"head": "10.77.0.10", "one": "10.77.0.11", "two": "10.77.0.12"}
 
 missing = [tool for tool in TOOLS if shutil.which(tool) is None]
@@ -69,6 +70,8 @@ class Story:
     said: str = ""
     resumed: str = ""
     runs_resumed: int = 0
+    after_head: str = ""
+    runs_after_head: list[dict[str, Any]] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     token: str = ""
     left: dict[str, dict[int, str]] = field(default_factory=dict)
@@ -82,7 +85,7 @@ def story() -> Iterator[Story]:
         story = Story(token=laptop.token)
         began = time.monotonic()
         try:
-            for step in (_start, _knock_without_a_token, _submit, _lose_two, _finish, _resume, _end):
+            for step in (_start, _knock_without_a_token, _submit, _lose_two, _finish, _resume, _lose_head, _end):
                 step(laptop, story)
                 story.times[step.__name__] = round(time.monotonic() - began, 1)
         except BaseException:
@@ -152,9 +155,32 @@ def _finish(laptop: Laptop, story: Story) -> None:
 
 def _resume(laptop: Laptop, story: Story) -> None:
     """On the head itself, with no address in the environment."""
-    resume = "cd ~/aln && python -m aln.sweep --resume three --set storage=$ALN_STORAGE"
-    story.resumed = laptop.ray("exec", str(laptop.config), resume)
+    story.resumed = laptop.ray("exec", str(laptop.config), RESUME.format(more=""))
     story.runs_resumed = len(_mlflow_runs(laptop))
+
+
+def _lose_head(laptop: Laptop, story: Story) -> None:
+    """The head's machine dies, with the driver of a sweep that has more to do, and another one takes its place."""
+    with laptop.dashboard() as address:
+        command = ["job", "submit", "--address", address, "--no-wait", "--submission-id", "more"]
+        laptop.ray(*command, "--", "bash", "-c", RESUME.format(more=f"--trials {TRIALS + MORE}"))
+
+    def new() -> dict[str, int]:
+        under_way = (_trained_on(host, laptop.accesses()) for host in ADDRESSES)
+        return {trial: epoch for one in under_way for trial, epoch in one.items() if int(trial) >= TRIALS}
+
+    _until(laptop, lambda: bool(new()), 300, "a new trial", job="more")
+    copies = laptop.copies()
+    _until(laptop, lambda: laptop.copies() > copies and bool(new()), 300, "a copy that knows of them", job="more")
+    story.losses.append(Loss("head", new(), len(laptop.accesses())))
+    laptop.hosts.hosts["head"].kill()
+    laptop.hosts.boot("head", ADDRESSES["head"])
+    install(laptop.hosts.hosts["head"].home)
+    laptop.ray("down", "--yes", str(laptop.config))
+    laptop.ray("up", "--yes", "--no-config-cache", str(laptop.config))
+    story.after_head = laptop.ray("exec", str(laptop.config), RESUME.format(more=""), seconds=600)
+    story.accesses = laptop.accesses()
+    story.runs_after_head = _mlflow_runs(laptop)
 
 
 def _end(laptop: Laptop, story: Story) -> None:
@@ -176,11 +202,11 @@ def _runs(host: Host, words: str) -> bool:
     return any(words in command for command in host.processes().values())
 
 
-def _until(laptop: Laptop, condition: Callable[[], bool], seconds: float, what: str) -> None:
+def _until(laptop: Laptop, condition: Callable[[], bool], seconds: float, what: str, job: str = "three") -> None:
     """As `until`, but a sweep that has ended is not waited for."""
 
     def come() -> bool:
-        assert condition() or laptop.job("three")["status"] in ("PENDING", "RUNNING"), f"no {what}; the sweep has ended"
+        assert condition() or laptop.job(job)["status"] in ("PENDING", "RUNNING"), f"no {what}; the sweep has ended"
         return condition()
 
     until(come, seconds, what)
@@ -233,8 +259,8 @@ def test_every_trial_is_one_run_in_the_heads_mlflow_with_each_epoch_once(story: 
 
 
 def test_trials_of_lost_hosts_went_on_elsewhere_from_their_checkpoints(story: Story) -> None:
-    assert [loss.host for loss in story.losses] == ["one", "two"]
-    for loss in story.losses:
+    assert [loss.host for loss in story.losses] == ["one", "two", "head"]
+    for loss in story.losses[:2]:
         assert loss.left
         for trial, epoch in loss.left.items():
             after = [access for access in story.accesses[loss.before :] if access.trial == trial]
@@ -248,7 +274,7 @@ def test_trials_of_lost_hosts_went_on_elsewhere_from_their_checkpoints(story: St
 def test_no_epoch_was_saved_twice(story: Story) -> None:
     written = defaultdict(list)
     for access in story.accesses:
-        if access.written:
+        if access.written and int(access.trial) < TRIALS:
             written[access.trial].append(access.epoch)
     assert len(written) == TRIALS
     assert all(epochs == list(range(1, EPOCHS + 1)) for epochs in written.values())
@@ -258,6 +284,29 @@ def test_on_the_head_the_sweep_is_resumed_on_the_running_cluster_and_nothing_is_
     assert "Running on the Ray cluster at 10.77.0.10:6379" in story.resumed
     assert f"{TRIALS} of its trainings have ended." in story.resumed
     assert story.runs_resumed == TRIALS + 1
+
+
+def test_on_a_new_head_trials_go_on_from_the_checkpoints_that_the_copied_study_knows(story: Story) -> None:
+    loss = story.losses[2]
+    assert loss.left
+    firsts = []
+    for trial in loss.left:
+        after = [access for access in story.accesses[loss.before :] if access.trial == trial]
+        begun = next(at for at, access in enumerate(after) if not access.written or access.epoch == 1)
+        first = next(access for access in after[begun:] if access.written)
+        read = {access.epoch for access in after[begun:] if not access.written}
+        assert first.epoch == 1 or first.epoch - 1 in read
+        last = [access.epoch for access in after[begun:] if access.written]
+        assert last == list(range(first.epoch, EPOCHS + 1))
+        firsts.append(first.epoch)
+    assert max(firsts) > 1
+
+
+def test_on_a_new_head_the_sweep_ends_whole(story: Story) -> None:
+    assert f"Trials: {TRIALS + MORE} completed." in story.after_head
+    trials = {tag["value"] for run in story.runs_after_head for tag in run["data"]["tags"] if tag["key"] == "trial"}
+    assert {f"{trial:03d}" for trial in range(TRIALS, TRIALS + MORE)} >= trials >= set(story.losses[2].left)
+    assert {run["info"]["status"] for run in story.runs_after_head} == {"FINISHED"}
 
 
 def test_down_leaves_no_process(story: Story) -> None:
