@@ -13,12 +13,14 @@ import pytest
 import torch
 
 from postgresql_server import postgresql  # noqa: F401 - fixture
+from ray_head import ray_head  # noqa: F401 - fixture
 from stores import gs, gs_server, s3, s3_server  # noqa: F401 - fixtures
 
 # Before Ray and MLflow are imported anywhere: neither reports usage, and Ray starts nothing it does not need.
 os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"})
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("RAY_ADDRESS", None)
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
 
 torch.set_num_threads(1)
 

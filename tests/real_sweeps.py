@@ -1,15 +1,20 @@
-"""`python -m aln.sweep` in processes of its own, to be killed, and what they leave in MLflow and in Optuna's study."""
+"""`python -m aln.sweep` in processes of its own, to be killed, and what they leave in MLflow and in Optuna's study.
+
+The processes are forked from one that has imported what takes seconds to import, and done nothing else.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
+import runpy
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from typing import Any
 
@@ -38,30 +43,66 @@ TINY = [
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A process that has ended."""
+    """A process that has ended.
+
+    Attributes:
+        out: all that it printed; `err` is what of it went to standard error.
+    """
 
     returncode: int
     out: str
+    err: str
+
+
+_FORKING = multiprocessing.get_context("forkserver")
+_FORKING.set_forkserver_preload(["aln.search.sweeper", "aln.sweep_summary", "mlflow.store.tracking.sqlalchemy_store"])
+if multiprocessing.parent_process() is None:  # what it forks imports this, too
+    ensure_running()  # now, with an environment that no test has changed
+
+
+def _run(
+    module: str, arguments: Sequence[str], folder: Path, logs: Sequence[Path], environment: Mapping[str, str]
+) -> None:
+    """`python -m MODULE` in the folder, as the leader of a session of its own."""
+    os.setsid()
+    for stream, log in enumerate(logs, 1):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), stream)
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.path.insert(0, str(folder))
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 class SweepProcess:
-    """A running `python -m aln.sweep`, in a session and a process group of its own; what it prints goes to a file of
-    the folder.
+    """A running `python -m aln.sweep`, or another module, in a session and a process group of its own; what it prints
+    goes to files of the folder.
     """
 
-    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
-        self._log = folder / f"sweep-{time.monotonic_ns()}.log"
-        with self._log.open("w") as log:
-            command = [sys.executable, "-m", "aln.sweep", *arguments]
-            variables = {**ENVIRONMENT, **(environment or {})}
-            self._process = subprocess.Popen(
-                command, cwd=folder, stdout=log, stderr=log, env=variables, start_new_session=True
-            )
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        module: str = "aln.sweep",
+    ) -> None:
+        name = f"sweep-{time.monotonic_ns()}"
+        self._logs = [folder / f"{name}.log", folder / f"{name}.err.log"]
+        for log in self._logs:
+            log.touch()
+        variables = {**ENVIRONMENT, **(environment or {})}
+        self._process = _FORKING.Process(target=_run, args=(module, arguments, folder, self._logs, variables))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
 
     @property
     def out(self) -> str:
         """What it has printed so far."""
-        return self._log.read_text()
+        return "".join(log.read_text() for log in self._logs)
 
     def wait_for(self, path: Path, lines: int = 0) -> bool:
         """Waits until the file is there and has so many more lines than now; False if the process ended before."""
@@ -71,19 +112,19 @@ class SweepProcess:
     def wait_until(self, condition: Callable[[], bool]) -> bool:
         """Waits until something is so; False if the process ended before."""
         try:
-            while self._process.poll() is None:
+            while self._process.exitcode is None:
                 if condition():
                     return True
                 time.sleep(0.005)
         except BaseException:  # a test that is given up leaves nothing behind
             self._process.kill()
-            self._process.wait()
+            self._process.join()
             raise
         return False
 
     def send(self, which: signal.Signals, *, group: bool = False) -> None:
         """Sends a signal to it, or to the whole process group."""
-        (os.killpg if group else os.kill)(self._process.pid, which)
+        (os.killpg if group else os.kill)(self.pid, which)
 
     def signal(self, which: signal.Signals) -> Ended:
         """Sends it a signal and waits for its end."""
@@ -96,19 +137,22 @@ class SweepProcess:
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-                if int(session) == self._process.pid and state != "Z":
+                if int(session) == self.pid and state != "Z":
                     found.append(stat.with_name("cmdline").read_text().replace("\0", " "))
         return found
 
     def wait(self) -> Ended:
         """Waits for its end."""
         self.wait_until(lambda: False)
-        return Ended(returncode=self._process.returncode, out=self.out)
+        assert self._process.exitcode is not None
+        return Ended(returncode=self._process.exitcode, out=self.out, err=self._logs[1].read_text())
 
 
-def sweep(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Ended:
+def sweep(
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, module: str = "aln.sweep"
+) -> Ended:
     """Runs the command to its end."""
-    return SweepProcess(folder, *arguments, environment=environment).wait()
+    return SweepProcess(folder, *arguments, environment=environment, module=module).wait()
 
 
 def command_lines() -> set[str]:

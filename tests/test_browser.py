@@ -42,13 +42,14 @@ return [...document.body.querySelectorAll('*')].filter(e => !scrolled(e) && e.ge
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, ray_head: str) -> Path:
     """The folder of a finished sweep of four coefficients, with a baseline."""
     folder = tmp_path_factory.mktemp("sweep")
     shutil.copy(empty_store, folder / "mlflow.db")
     settings = [*TINY, "run.epochs=3", "scheduler=none", "baselines=[backprop]", "run.alignment.every=1"]
     (folder / "space.yaml").write_text(SPACE)
-    done = sweep(folder, "space.yaml", "--sweep", str(DIGITS), "--name", "small", "--trials", "12", "--set", *settings)
+    arguments = ["space.yaml", "--sweep", str(DIGITS), "--name", "small", "--trials", "12", "--set", *settings]
+    done = sweep(folder, *arguments, environment={"RAY_ADDRESS": ray_head})
     assert done.returncode == 0, done.out
     return folder
 

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from aln.cluster import Cluster
-from ray_head import started_head
 
 SAY = """
 from aln.cluster import has_many_machines, joined_cluster
@@ -31,13 +30,6 @@ GROWTH = {
         "cpu": {"resources": {"CPU": 64}, "max_workers": 3},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Ray cluster that has two CPU cores."""
-    with started_head(tmp_path_factory.mktemp("head")) as address:
-        yield address
 
 
 @pytest.fixture

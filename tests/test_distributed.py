@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,6 @@ import pytest
 
 from aln.config import dump
 from logged_trainings import logged
-from ray_head import started_head
 
 EPOCHS = 8
 # A rule of the user's own, in the folder where training starts. Files there say what befalls the workers, and when: a
@@ -66,13 +65,6 @@ RUN: dict[str, Any] = {
     "batch_size": 64,  # five steps an epoch
     "checkpoint": {"every": 2, "steps": 3},
 }
-
-
-@pytest.fixture(scope="module")
-def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Ray cluster."""
-    with started_head(tmp_path_factory.mktemp("head")) as address:
-        yield address
 
 
 def prepare(folder: Path, store: Path, plans: Mapping[str, str] | None = None) -> Path:

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from aln.config import parse_document, parse_sweep
 from aln.space import parse_space
 from aln.study.description import describe_study
 from pages import Block, blocks
-from ray_head import started_head
 from stores import Store
 
 REPOSITORY = Path(__file__).parent.parent
@@ -39,21 +37,14 @@ ELSEWHERE = {
 }
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Ray cluster for the sweeps of all pages, which starts once."""
-    with started_head(tmp_path_factory.mktemp("ray")) as address:
-        yield address
-
-
 @pytest.fixture
-def reader(workplace: Path, monkeypatch: pytest.MonkeyPatch, address: str, s3: Store) -> Path:
+def reader(workplace: Path, monkeypatch: pytest.MonkeyPatch, ray_head: str, s3: Store) -> Path:
     """A folder with what lies beside the pages, and the bucket that they speak of, empty."""
     s3.server.ask("PUT", "/my-bucket")
     for name in ("search_spaces", "sweeps"):
         shutil.copytree(REPOSITORY / name, workplace / name)
     monkeypatch.syspath_prepend(workplace)
-    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("RAY_ADDRESS", ray_head)
     return workplace
 
 

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shlex
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from aln import sweep
+from aln import sweep as command
 from aln.config import parse_run, read_run, with_settings
 from aln.report.commands import train_command
 from aln.report.runs import read_sweeps
 from aln.tracking import Reader
-from ray_head import started_head
-from real_sweeps import DIGITS, REPOSITORY, Tracked
+from real_sweeps import DIGITS, REPOSITORY, Tracked, sweep
 
 INFORMATION = REPOSITORY / "search_spaces/information.yaml"
 FAST = ["run.model={name: mlp, width: 32}", "run.epochs=4", "scheduler.grace=1"]
@@ -74,21 +71,15 @@ parameters:
 """
 
 
-def run(
-    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "aln.sweep", *arguments]
-    variables = {**os.environ, **(environment or {})}
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
-
-
-def sweep_own_rule(folder: Path, lab: str, space: str, seed: int) -> Tracked:
-    """What MLflow holds of six random trials, none stopped early, of a rule in the folder's own module."""
+def sweep_own_rule(folder: Path, lab: str, space: str, seed: int, address: str) -> Tracked:
+    """What MLflow holds of six random trials, of a rule in the folder's own module, on a cluster."""
     (folder / "my_lab.py").write_text(lab)
     (folder / "space.yaml").write_text(space)
     settings = [*FAST, f"sampler={{name: random, seed: {seed}}}", "baselines=[]", "scheduler.name=none"]
-    done = run(folder, "space.yaml", "--sweep", str(DIGITS), "--trials", "6", "--name", "own", "--set", *settings)
-    assert done.returncode == 0, done.stdout + done.stderr
+    arguments = ["space.yaml", "--sweep", str(DIGITS), "--trials", "6", "--name", "own", "--set", *settings]
+    done = sweep(folder, *arguments, environment={"RAY_ADDRESS": address})
+    assert done.returncode == 0, done.out
+    assert f"Running on the Ray cluster at {address} with 2 CPU cores" in done.out
     return Tracked(folder)
 
 
@@ -97,7 +88,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Sim
     """A finished sweep of six trials and two baselines."""
     folder = tmp_path_factory.mktemp("sweep")
     shutil.copy(empty_store, folder / "mlflow.db")
-    done = run(folder, str(INFORMATION), "--trials", "6", "--name", "mine", "--set", *FAST)
+    words = [sys.executable, "-m", "aln.sweep", str(INFORMATION), "--trials", "6", "--name", "mine", "--set", *FAST]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = Tracked(folder)
     return SimpleNamespace(folder=folder, out=done.stdout, err=done.stderr, parent=found.parent, **vars(found))
@@ -158,9 +150,9 @@ def test_the_answer_names_the_best_trial_and_tests_it_beside_the_baselines(finis
 
 
 def test_best_yaml_trains_the_best_trial_again_to_the_same_numbers(finished: SimpleNamespace) -> None:
-    command = [sys.executable, "-m", "aln.train", "results/mine/best.yaml", "--name", "again"]
-    command += ["--experiment", "retrained"]
-    subprocess.run(command, cwd=finished.folder, check=True, stdout=subprocess.DEVNULL)
+    arguments = ["results/mine/best.yaml", "--name", "again", "--experiment", "retrained"]
+    done = sweep(finished.folder, *arguments, module="aln.train")
+    assert done.returncode == 0, done.out
     experiment = finished.client.get_experiment_by_name("retrained").experiment_id
     (again,) = finished.client.search_runs([experiment])
     best = next(
@@ -171,10 +163,9 @@ def test_best_yaml_trains_the_best_trial_again_to_the_same_numbers(finished: Sim
 
 
 def test_validating_the_sweep_evaluates_its_best_trial(finished: SimpleNamespace) -> None:
-    command = [sys.executable, "-m", "aln.validate", "mine", "--split", "test", "--no-log"]
-    done = subprocess.run(command, cwd=finished.folder, check=True, capture_output=True, text=True)
+    done = sweep(finished.folder, "mine", "--split", "test", "--no-log", module="aln.validate")
     best = next(r for name, r in finished.children.items() if name.isdigit() and "test_top1" in r.data.metrics)
-    assert f"top-1 {best.data.metrics['test_top1']:.2f} %" in done.stdout
+    assert f"top-1 {best.data.metrics['test_top1']:.2f} %" in done.out
 
 
 def test_the_report_has_the_command_that_trains_the_best_trial_again(
@@ -211,9 +202,9 @@ def test_the_table_of_trials_holds_what_mlflow_does(finished: SimpleNamespace) -
 
 def test_the_sweep_runs_again_from_its_own_description(finished: SimpleNamespace) -> None:
     again = ["--sweep", "results/mine/sweep.yaml", "--dry-run", "--name", "described"]
-    done = run(finished.folder, str(INFORMATION), *again)
-    assert done.returncode == 0, done.stderr
-    assert "6 trials and the baselines backprop, feedback, at most 4 epochs each" in done.stdout
+    done = sweep(finished.folder, str(INFORMATION), *again)
+    assert done.returncode == 0, done.out
+    assert "6 trials and the baselines backprop, feedback, at most 4 epochs each" in done.out
 
 
 def test_nothing_is_printed_but_what_is_meant(finished: SimpleNamespace) -> None:
@@ -223,14 +214,14 @@ def test_nothing_is_printed_but_what_is_meant(finished: SimpleNamespace) -> None
 
 @pytest.mark.parametrize("how", [[], ["--dry-run"]], ids=["run", "dry run"])
 def test_a_finished_sweep_is_not_overwritten(finished: SimpleNamespace, how: list[str]) -> None:
-    done = run(finished.folder, str(INFORMATION), "--name", "mine", *how)
+    done = sweep(finished.folder, str(INFORMATION), "--name", "mine", *how)
     assert done.returncode == 2
-    assert "choose another name" in done.stderr
+    assert "choose another name" in done.err
 
 
-def test_trials_that_fail_or_diverge_do_not_stop_the_sweep(tmp_path: Path, empty_store: Path) -> None:
+def test_trials_that_fail_or_diverge_do_not_stop_the_sweep(tmp_path: Path, empty_store: Path, ray_head: str) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    found = sweep_own_rule(tmp_path, MY_LAB, MY_SPACE, seed=1)
+    found = sweep_own_rule(tmp_path, MY_LAB, MY_SPACE, 1, ray_head)
     expected = {"0": "completed", "1": "failed", "2": "diverged"}
     moods = {name: child.data.params["rule.mood"] for name, child in found.children.items()}
     assert set(moods.values()) == {"0", "1", "2"}
@@ -251,10 +242,10 @@ def test_trials_that_fail_or_diverge_do_not_stop_the_sweep(tmp_path: Path, empty
 
 
 def test_settings_that_are_legal_one_by_one_but_not_together_fail_their_trial(
-    tmp_path: Path, empty_store: Path
+    tmp_path: Path, empty_store: Path, ray_head: str
 ) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    found = sweep_own_rule(tmp_path, JOINT_LAB, JOINT_SPACE, seed=0)
+    found = sweep_own_rule(tmp_path, JOINT_LAB, JOINT_SPACE, 0, ray_head)
     trials = {tuple(json.loads(child.data.tags["point"]).values()): child for child in found.children.values()}
     refused = trials.pop((0.5, 0.3))
     assert refused.data.tags["status"] == "failed"
@@ -263,33 +254,16 @@ def test_settings_that_are_legal_one_by_one_but_not_together_fail_their_trial(
     assert {child.data.tags["status"] for child in trials.values()} == {"completed"}
 
 
-@pytest.fixture
-def ray_head(tmp_path: Path) -> Iterator[str]:
-    """The address of a Ray cluster."""
-    with started_head(tmp_path) as address:
-        yield address
-
-
-def test_a_sweep_on_a_cluster_with_a_rule_of_the_users_own(tmp_path: Path, empty_store: Path, ray_head: str) -> None:
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    (tmp_path / "my_lab.py").write_text(MY_LAB)
-    (tmp_path / "space.yaml").write_text(MY_SPACE.replace("[0, 1, 2]", "[0]"))
-    arguments = ["space.yaml", "--sweep", str(DIGITS), "--trials", "2", "--name", "far", "--set", *FAST]
-    done = run(tmp_path, *arguments, environment={"RAY_ADDRESS": ray_head})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"Running on the Ray cluster at {ray_head} with 2 CPU cores" in done.stdout
-    statuses = {name: child.data.tags["status"] for name, child in Tracked(tmp_path).children.items()}
-    assert statuses.keys() == {"backprop", "feedback", "000", "001"}
-    assert set(statuses.values()) <= {"completed", "stopped"}
-
-
-def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_there_is_said_at_once(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    done = run(tmp_path, str(INFORMATION), "--sweep", str(DIGITS), environment={"RAY_ADDRESS": address})
-    assert done.returncode == 2
-    assert done.stderr == f"error: The Ray cluster at {address} cannot be reached: [Errno 111] Connection refused\n"
-    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert command.main([str(INFORMATION), "--sweep", str(DIGITS)]) == 2
+    message = f"error: The Ray cluster at {address} cannot be reached: [Errno 111] Connection refused\n"
+    assert capsys.readouterr().err == message
+    assert [path.name for path in workplace.iterdir()] == ["mlflow.db"]
 
 
 @pytest.mark.parametrize(
@@ -309,7 +283,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
 def test_bad_input_is_refused_before_anything_starts(
     workplace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], messages: list[str]
 ) -> None:
-    assert sweep.main(arguments) == 2
+    assert command.main(arguments) == 2
     error = capsys.readouterr().err
     assert all(message in error for message in messages)
     assert [path.name for path in workplace.iterdir()] == ["mlflow.db"]
@@ -322,12 +296,12 @@ def test_a_sweep_that_is_not_there_comes_with_the_nearest(
     for folder in ("mine", "minr-run"):  # the second is no sweep
         (workplace / "results" / folder).mkdir(parents=True)
     (workplace / "results/mine/sweep.yaml").touch()
-    assert sweep.main(["--resume", name]) == 2
+    assert command.main(["--resume", name]) == 2
     assert re.search(r"holds no sweep \(.*\); did you mean 'mine'\?$", capsys.readouterr().err.strip())
 
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sweep.main([str(INFORMATION), "--trials", "5", "--dry-run", "--name", "plan"]) == 0
+    assert command.main([str(INFORMATION), "--trials", "5", "--dry-run", "--name", "plan"]) == 0
     out = capsys.readouterr().out
     assert "rule.alpha" in out
     assert "5 trials and the baselines backprop, feedback" in out

@@ -86,11 +86,14 @@ def check_runs(tracked: Tracked) -> None:
     assert sorted(float(run.data.params["rule.gain"]) for run in searched) == GAINS
 
 
-def test_a_server_on_postgresql_that_is_killed_meanwhile_misses_nothing(tmp_path: Path, postgresql: PostgreSQL) -> None:
+def test_a_server_on_postgresql_that_is_killed_meanwhile_misses_nothing(
+    tmp_path: Path, postgresql: PostgreSQL, ray_head: str
+) -> None:
     store, port = postgresql.create("behind_server", "empty"), free_port()
     with ExitStack() as held:
         first = held.enter_context(ExitStack())
-        process = begin(tmp_path, first.enter_context(served(tmp_path, port, store)), waits=True)
+        uri = first.enter_context(served(tmp_path, port, store))
+        process = begin(tmp_path, uri, waits=True, RAY_ADDRESS=ray_head)
         assert process.wait_until(lambda: bool(list(tmp_path.glob("waits-*")))), process.out
         first.close()  # the first epochs are there or on their way, the others are still to come
         shown = {line for line in command_lines() if "mlflow" in line or "postgres" in line}

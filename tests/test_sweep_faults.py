@@ -176,7 +176,7 @@ def test_what_befalls_a_process_between_two_trials_harms_neither(fated: SimpleNa
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> SimpleNamespace:
+def ended(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, ray_head: str) -> SimpleNamespace:
     """A sweep that ends after two failures, goes on until a target is reached, and goes on to its end."""
     folder = tmp_path_factory.mktemp("ended")
     shutil.copy(empty_store, folder / "mlflow.db")
@@ -186,7 +186,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Simple
     steps = []
     for given in ([*arguments, "max_failures=1"], ["max_failures=9", "budget.target=1"], ["budget.target=100"]):
         command = given if not steps else ["--resume", "fated", "--set", *given]
-        steps.append(SimpleNamespace(end=sweep(folder, *command), trials=by_fate(folder), tracked=Tracked(folder)))
+        end = sweep(folder, *command, environment={"RAY_ADDRESS": ray_head})
+        steps.append(SimpleNamespace(end=end, trials=by_fate(folder), tracked=Tracked(folder)))
         (folder / "hurry").touch()
     return SimpleNamespace(failures=steps[0], target=steps[1], last=steps[2])
 

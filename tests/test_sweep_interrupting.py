@@ -50,7 +50,7 @@ def left_behind(process: SweepProcess) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> SimpleNamespace:
+def stopped(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, ray_head: str) -> SimpleNamespace:
     """A sweep that Ctrl-C ended twice pressed, then SIGTERM to its group, and that was resumed to its end."""
     folder = tmp_path_factory.mktemp("stopped")
     shutil.copy(empty_store, folder / "mlflow.db")
@@ -76,7 +76,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Simp
     between = SimpleNamespace(told=told(study.parent), tracked=Tracked(folder))
 
     (folder / "hurry").touch()
-    last = sweep(folder, *RESUME)
+    last = sweep(folder, *RESUME, environment={"RAY_ADDRESS": ray_head})
     return SimpleNamespace(
         twice=ended_twice, group=ended_group, left=left, between=between, last=last, tracked=Tracked(folder)
     )

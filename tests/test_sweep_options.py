@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
-REPOSITORY = Path(__file__).parent.parent
+from real_sweeps import sweep
+
 SPACE = """
 rule: {values: [information, mirror]}
 parameters:
@@ -41,13 +39,11 @@ experiment: options
 """
 
 
-def run(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "aln.sweep", *arguments]
-    variables = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
-    return done.stdout
+def run(folder: Path, address: str, *arguments: str) -> str:
+    done = sweep(folder, *arguments, environment={"RAY_ADDRESS": address})
+    assert done.returncode == 0, done.out
+    assert done.err == ""
+    return done.out
 
 
 def children(folder: Path, sweep: str) -> dict:
@@ -65,13 +61,13 @@ def table_of(folder: Path, sweep: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> SimpleNamespace:
+def first(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, ray_head: str) -> SimpleNamespace:
     """A sweep over two rules, of two seeds and two objectives, with known points."""
     folder = tmp_path_factory.mktemp("options")
     shutil.copy(empty_store, folder / "mlflow.db")
     (folder / "space.yaml").write_text(SPACE)
     (folder / "sweep.yaml").write_text(SWEEP)
-    out = run(folder, "space.yaml", "--sweep", "sweep.yaml", "--name", "first")
+    out = run(folder, ray_head, "space.yaml", "--sweep", "sweep.yaml", "--name", "first")
     return SimpleNamespace(folder=folder, out=out, runs=children(folder, "first"), table=table_of(folder, "first"))
 
 
@@ -161,13 +157,12 @@ def test_best_yaml_is_the_best_training_complete(first: SimpleNamespace) -> None
     assert content["seed"] == 3
 
 
-def test_two_workers_a_trial_warm_started_and_stopped_early(first: SimpleNamespace) -> None:
+def test_two_workers_a_trial_warm_started_and_stopped_early(first: SimpleNamespace, ray_head: str) -> None:
     """On two cores one trial fits at once; both its workers are kept for the next."""
     settings = ["run.resources.workers=2", "run.epochs=3", "objective=val_top1", "seeds=1", "warm_start=[first]"]
     settings += ["scheduler={name: asha, grace: 1, reduction: 2}", "sampler={name: tpe, startup: 3}", "baselines=[]"]
-    out = run(
-        first.folder, "space.yaml", "--sweep", "sweep.yaml", "--name", "second", "--trials", "4", "--set", *settings
-    )
+    arguments = ["space.yaml", "--sweep", "sweep.yaml", "--name", "second", "--trials", "4", "--set", *settings]
+    out = run(first.folder, ray_head, *arguments)
     assert "3 trials of first fit this search space and are known to the sampler." in out
     assert "A trial takes 2 workers with 1 CPU core and 0 GPUs each." in out
     found = children(first.folder, "second")

@@ -68,28 +68,31 @@ RESUME = ["--resume", "mine"]
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> SimpleNamespace:
-    """A sweep that was killed ten times, interrupted once, terminated once, and resumed each time."""
+def killed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, ray_head: str) -> SimpleNamespace:
+    """A sweep that was killed ten times, interrupted once, terminated once, and resumed each time, now on a cluster
+    that runs, now on this machine.
+    """
     folder = tmp_path_factory.mktemp("killed")
     shutil.copy(empty_store, folder / "mlflow.db")
     begin(folder)
     arguments, study = ARGUMENTS, folder / "results/mine/study.log"
-    for lines in KILLS:
-        process = SweepProcess(folder, *arguments)
+    there = {"RAY_ADDRESS": ray_head}
+    for number, lines in enumerate(KILLS):
+        process = SweepProcess(folder, *arguments, environment=there if number % 3 else None)
         alive = process.wait_for(*(study.parent / "sweep.yaml",) if lines is None else (study, lines))
         assert alive, process.out
         assert process.signal(signal.SIGKILL).returncode == -signal.SIGKILL
         arguments = RESUME
     stopped = {}
-    for which in (signal.SIGINT, signal.SIGTERM):
-        process = SweepProcess(folder, *RESUME)
+    for which, where in ((signal.SIGINT, there), (signal.SIGTERM, None)):
+        process = SweepProcess(folder, *RESUME, environment=where)
         assert process.wait_for(study, 60), process.out
         end = process.signal(which)
         tracked = Tracked(folder)
         stopped[which.name] = SimpleNamespace(end=end, runs=tracked.runs, statuses=tracked.statuses())
-    last = sweep(folder, *RESUME)
+    last = sweep(folder, *RESUME, environment=there)
     assert last.returncode == 0, last.out
-    return SimpleNamespace(folder=folder, last=last, stopped=stopped, tracked=Tracked(folder))
+    return SimpleNamespace(folder=folder, last=last, stopped=stopped, tracked=Tracked(folder), there=there)
 
 
 @contextmanager
@@ -226,9 +229,9 @@ def test_a_sweep_that_another_process_has_is_refused(killed: SimpleNamespace) ->
 @pytest.fixture(scope="module")
 def resumed(killed: SimpleNamespace) -> SimpleNamespace:
     """The finished sweep, resumed."""
-    end = sweep(killed.folder, *RESUME)
+    end = sweep(killed.folder, *RESUME, environment=killed.there)
     assert end.returncode == 0, end.out
-    return SimpleNamespace(folder=killed.folder, end=end, before=killed.tracked)
+    return SimpleNamespace(folder=killed.folder, end=end, before=killed.tracked, there=killed.there)
 
 
 def test_resuming_a_finished_sweep_changes_nothing(resumed: SimpleNamespace) -> None:
@@ -246,7 +249,8 @@ def extended(resumed: SimpleNamespace) -> SimpleNamespace:
     with (moved / "study.log").open("a") as log:
         log.write('{"op_code": 6, "worker_id": "cut sho')
     (resumed.folder / "my_lab.py").write_text(MY_LAB + "\n# as it was\n")
-    end = sweep(resumed.folder, *RESUME, "--set", "storage=elsewhere", "--trials", str(TRIALS + 2))
+    arguments = [*RESUME, "--set", "storage=elsewhere", "--trials", str(TRIALS + 2)]
+    end = sweep(resumed.folder, *arguments, environment=resumed.there)
     assert end.returncode == 0, end.out
     return SimpleNamespace(folder=resumed.folder, end=end, before=before, tracked=Tracked(resumed.folder))
 

@@ -8,9 +8,6 @@ import re
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from aln.study.__main__ import main
-from real_sweeps import ENVIRONMENT, count_lines, runs_in, store_in
+from real_sweeps import SweepProcess, count_lines, runs_in, store_in, sweep
 
 BASE = """
 run:
@@ -49,37 +46,29 @@ answer: {stage: larger}
 SWEEPS = ["search-mirror", "search-symmetric", "larger-32"]
 
 
-def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "aln.study", *arguments]
-    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=-1, stderr=subprocess.STDOUT, text=True)
-
-
 def prepare(folder: Path) -> None:
     (folder / "base.yaml").write_text(BASE)
     (folder / "study.yaml").write_text(STUDY)
 
 
 @pytest.fixture(scope="module")
-def resumed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> SimpleNamespace:
+def resumed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, ray_head: str) -> SimpleNamespace:
     """A study whose process was killed in its second sweep, and resumed twice; its files are gone meanwhile."""
     folder = tmp_path_factory.mktemp("study")
     shutil.copy(empty_store, folder / "mlflow.db")
     prepare(folder)
     journal = folder / "results/s-search-symmetric/study.log"
-    with begin(folder, "study.yaml", "--name", "s") as process:
-        while count_lines(journal) < 8:
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    process = SweepProcess(folder, "study.yaml", "--name", "s", module="aln.study")
+    assert process.wait_until(lambda: count_lines(journal) >= 8), process.out
+    process.signal(signal.SIGKILL)
     before = (folder / "results/s-search-mirror/study.log").read_bytes()
     for file in ("study.yaml", "base.yaml"):
         (folder / file).unlink()
     outs = []
     for _ in range(2):
-        with begin(folder, "--resume", "s") as process:
-            outs.append(process.communicate()[0])
-        assert process.returncode == 0, outs[-1]
+        end = sweep(folder, "--resume", "s", module="aln.study", environment={"RAY_ADDRESS": ray_head})
+        assert end.returncode == 0, end.out
+        outs.append(end.out)
     return SimpleNamespace(folder=folder, outs=outs, before=before, results=folder / "results")
 
 
