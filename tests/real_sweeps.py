@@ -8,11 +8,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import runpy
 import signal
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
@@ -24,6 +22,8 @@ from mlflow.entities import Run
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
+
+from forked import run_module
 
 REPOSITORY = Path(__file__).parent.parent
 DIGITS = REPOSITORY / "sweeps/digits.yaml"
@@ -55,23 +55,8 @@ class Ended:
 
 
 _FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(["aln.search.sweeper", "aln.sweep_summary", "mlflow.store.tracking.sqlalchemy_store"])
-if multiprocessing.parent_process() is None:  # what it forks imports this, too
-    ensure_running()  # now, with an environment that no test has changed
-
-
-def _run(
-    module: str, arguments: Sequence[str], folder: Path, logs: Sequence[Path], environment: Mapping[str, str]
-) -> None:
-    """`python -m MODULE` in the folder, as the leader of a session of its own."""
-    os.setsid()
-    for stream, log in enumerate(logs, 1):
-        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), stream)
-    os.chdir(folder)
-    os.environ.update(environment)
-    sys.path.insert(0, str(folder))
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+_FORKING.set_forkserver_preload(["aln.sweep_summary", "aln.study.running", "aln.study.answer", "aln.report.page"])
+ensure_running()  # now, with an environment that no test has changed
 
 
 class SweepProcess:
@@ -91,7 +76,7 @@ class SweepProcess:
         for log in self._logs:
             log.touch()
         variables = {**ENVIRONMENT, **(environment or {})}
-        self._process = _FORKING.Process(target=_run, args=(module, arguments, folder, self._logs, variables))
+        self._process = _FORKING.Process(target=run_module, args=(module, arguments, folder, self._logs, variables))
         self._process.start()
 
     @property
