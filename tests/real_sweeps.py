@@ -1,18 +1,8 @@
-"""`python -m aln.sweep` in processes of its own, to be killed, and what they leave in MLflow and in Optuna's study.
-
-The processes are forked from one that has imported what takes seconds to import, and done nothing else.
-"""
+"""`python -m aln.sweep` in processes of its own, and what they leave in MLflow and in Optuna's study."""
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from multiprocessing.forkserver import ensure_running
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +13,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
-from forked import run_module
+from commands import REPOSITORY, Command, Ended
 
-REPOSITORY = Path(__file__).parent.parent
 DIGITS = REPOSITORY / "sweeps/digits.yaml"
-# They run in folders of their own, but what is tested is this checkout.
-_PATH = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
-ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": _PATH}
-
 # A recipe whose epochs take milliseconds, with a whole training's checkpoints and metrics.
 TINY = [
     "run.model={name: mlp, width: 16, depth: 1}",
@@ -41,119 +26,16 @@ TINY = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """A process that has ended.
+class SweepProcess(Command):
+    """A running `python -m aln.sweep`."""
 
-    Attributes:
-        out: all that it printed; `err` is what of it went to standard error.
-    """
-
-    returncode: int
-    out: str
-    err: str
+    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        super().__init__(folder, "aln.sweep", *arguments, environment=environment)
 
 
-_FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(["aln.sweep_summary", "aln.study.running", "aln.study.answer", "aln.report.page"])
-ensure_running()  # now, with an environment that no test has changed
-
-
-class SweepProcess:
-    """A running `python -m aln.sweep`, or another module, in a session and a process group of its own; what it prints
-    goes to files of the folder.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *arguments: str,
-        environment: Mapping[str, str] | None = None,
-        module: str = "aln.sweep",
-    ) -> None:
-        name = f"sweep-{time.monotonic_ns()}"
-        self._logs = [folder / f"{name}.log", folder / f"{name}.err.log"]
-        for log in self._logs:
-            log.touch()
-        variables = {**ENVIRONMENT, **(environment or {})}
-        self._process = _FORKING.Process(target=run_module, args=(module, arguments, folder, self._logs, variables))
-        self._process.start()
-
-    @property
-    def pid(self) -> int:
-        assert self._process.pid is not None
-        return self._process.pid
-
-    @property
-    def out(self) -> str:
-        """What it has printed so far."""
-        return "".join(log.read_text() for log in self._logs)
-
-    def wait_for(self, path: Path, lines: int = 0) -> bool:
-        """Waits until the file is there and has so many more lines than now; False if the process ended before."""
-        before = count_lines(path)
-        return self.wait_until(lambda: path.exists() and count_lines(path) - before >= lines)
-
-    def wait_until(self, condition: Callable[[], bool]) -> bool:
-        """Waits until something is so; False if the process ended before."""
-        try:
-            while self._process.exitcode is None:
-                if condition():
-                    return True
-                time.sleep(0.005)
-        except BaseException:  # a test that is given up leaves nothing behind
-            self._process.kill()
-            self._process.join()
-            raise
-        return False
-
-    def send(self, which: signal.Signals, *, group: bool = False) -> None:
-        """Sends a signal to it, or to the whole process group."""
-        (os.killpg if group else os.kill)(self.pid, which)
-
-    def signal(self, which: signal.Signals) -> Ended:
-        """Sends it a signal and waits for its end."""
-        self.send(which)
-        return self.wait()
-
-    def left_behind(self) -> list[str]:
-        """Command lines of the session's processes; those that have ended and that nobody asks for are none."""
-        found = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-                if int(session) == self.pid and state != "Z":
-                    found.append(stat.with_name("cmdline").read_text().replace("\0", " "))
-        return found
-
-    def wait(self) -> Ended:
-        """Waits for its end."""
-        self.wait_until(lambda: False)
-        assert self._process.exitcode is not None
-        return Ended(returncode=self._process.exitcode, out=self.out, err=self._logs[1].read_text())
-
-
-def sweep(
-    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, module: str = "aln.sweep"
-) -> Ended:
+def sweep(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Ended:
     """Runs the command to its end."""
-    return SweepProcess(folder, *arguments, environment=environment, module=module).wait()
-
-
-def command_lines() -> set[str]:
-    """Those of all processes of the machine that can be read."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-        except OSError:  # it has ended
-            continue
-    return found
-
-
-def count_lines(path: Path) -> int:
-    """Lines of a file; none if it is not there."""
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return SweepProcess(folder, *arguments, environment=environment).wait()
 
 
 def store_in(folder: Path) -> str:

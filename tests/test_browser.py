@@ -46,7 +46,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, ray_head
     """The folder of a finished sweep of four coefficients, with a baseline."""
     folder = tmp_path_factory.mktemp("sweep")
     shutil.copy(empty_store, folder / "mlflow.db")
-    settings = [*TINY, "run.epochs=3", "scheduler=none", "baselines=[backprop]", "run.alignment.every=1"]
+    settings = [
+        *TINY,
+        "run.epochs=3",
+        "scheduler=none",
+        "baselines=[backprop]",
+        "run.alignment.every=1",
+        "max_concurrent=1",
+    ]
     (folder / "space.yaml").write_text(SPACE)
     arguments = ["space.yaml", "--sweep", str(DIGITS), "--name", "small", "--trials", "12", "--set", *settings]
     done = sweep(folder, *arguments, environment={"RAY_ADDRESS": ray_head})

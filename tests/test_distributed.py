@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 
 from aln.config import dump
+from commands import Command, Ended, run_command
 from logged_trainings import logged
 
 EPOCHS = 8
@@ -77,11 +76,9 @@ def prepare(folder: Path, store: Path, plans: Mapping[str, str] | None = None) -
     return folder
 
 
-def train(folder: Path, *arguments: str, ray: str | None = None) -> subprocess.CompletedProcess[str]:
+def train(folder: Path, *arguments: str, ray: str | None = None) -> Ended:
     """Runs the command in the folder, on the cluster or on one of its own."""
-    command = [sys.executable, "-m", "aln.train", *arguments]
-    environment = {**os.environ, **({} if ray is None else {"RAY_ADDRESS": ray})}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return run_command(folder, "aln.train", *arguments, environment={} if ray is None else {"RAY_ADDRESS": ray})
 
 
 BEGIN = ["run.yaml", "--workers", "2", "--name", "mine"]
@@ -92,8 +89,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, ray
     """A training by two workers whom nothing befalls."""
     folder = prepare(tmp_path_factory.mktemp("undisturbed"), empty_store)
     done = train(folder, *BEGIN, ray=ray_head)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return SimpleNamespace(folder=folder, out=done.stdout, err=done.stderr, logged=logged(folder), ray=ray_head)
+    assert done.returncode == 0, done.out
+    return SimpleNamespace(folder=folder, out=done.out, err=done.err, logged=logged(folder), ray=ray_head)
 
 
 def test_two_workers_train_what_one_does(undisturbed: SimpleNamespace, tmp_path: Path, empty_store: Path) -> None:
@@ -124,14 +121,14 @@ def test_lost_workers_begin_anew_to_the_metrics_of_an_undisturbed_training(
     """One is killed in the third epoch, all of them later, in the midst of an epoch."""
     folder = prepare(tmp_path, empty_store, {"plan1": "1 24 die", "plan2": "* 30 die"})
     done = train(folder, *BEGIN, ray=undisturbed.ray)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.out
     assert {path.name for path in folder.glob("done-*")} == {"done-plan1-1", "done-plan2-0", "done-plan2-1"}
-    said = re.findall(r"^.*go on from epoch.*$", done.stdout, re.MULTILINE)
+    said = re.findall(r"^.*go on from epoch.*$", done.out, re.MULTILINE)
     assert len(said) == 2
     assert re.fullmatch(
         r"(Worker \d died|A worker was lost): all go on from epoch 3, step 1 \(restart 1 of 3\)\.", said[0]
     )
-    assert done.stderr == ""
+    assert done.err == ""
     assert logged(folder) == undisturbed.logged
 
 
@@ -139,17 +136,12 @@ def test_a_killed_driver_leaves_nothing_behind_and_its_run_is_resumed(
     undisturbed: SimpleNamespace, tmp_path: Path, empty_store: Path
 ) -> None:
     folder = prepare(tmp_path, empty_store, {"plan1": "* 45 wait"})
-    command = [sys.executable, "-u", "-m", "aln.train", *BEGIN]
-    environment = {**os.environ, "RAY_ADDRESS": undisturbed.ray}
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if re.search(r"epoch +4/", line):
-                process.kill()
-    assert process.returncode == -9
+    process = Command(folder, "aln.train", *BEGIN, environment={"RAY_ADDRESS": undisturbed.ray})
+    assert process.wait_until(lambda: re.search(r"epoch +4/", process.out) is not None), process.out
+    assert process.signal(signal.SIGKILL).returncode == -signal.SIGKILL
     # The cluster holds two workers, so these begin when those of the killed training are gone.
     done = train(folder, "--resume", "--name", "mine", ray=undisturbed.ray)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.out
     assert logged(folder) == undisturbed.logged
 
 
@@ -159,10 +151,10 @@ def test_a_bug_is_shown_with_its_traceback_and_not_tried_again(
     folder = prepare(tmp_path, empty_store, {"plan1": "1 24 fail"})
     done = train(folder, *BEGIN, ray=undisturbed.ray)
     assert done.returncode == 1
-    assert "ValueError: a rule with a bug" in done.stderr
-    assert "On worker 1:" in done.stderr
-    assert "my_lab.py" in done.stderr
-    assert "go on from" not in done.stdout
+    assert "ValueError: a rule with a bug" in done.err
+    assert "On worker 1:" in done.err
+    assert "my_lab.py" in done.err
+    assert "go on from" not in done.out
     found = logged(folder)
     assert found["status"] == "failed"
     assert [epoch for epoch, _ in found["val_loss"]] == [1, 2]
@@ -183,5 +175,5 @@ def test_what_cannot_be_is_refused_before_anything_starts(
     folder = prepare(tmp_path, empty_store)
     done = train(folder, "run.yaml", *arguments, ray=ray_head)
     assert done.returncode == 2
-    assert re.search(message, done.stderr)
+    assert re.search(message, done.err)
     assert not (folder / "results").exists()

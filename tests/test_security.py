@@ -30,7 +30,7 @@ from aln.command import runnable
 from aln.errors import AlnError
 from aln.preflight import shown
 from aln.tracking import Tracker, ui_command, ui_page
-from real_sweeps import command_lines
+from commands import command_lines
 
 REPOSITORY = Path(__file__).parent.parent
 SPACE = REPOSITORY / "search_spaces/information.yaml"

@@ -21,7 +21,8 @@ from aln.config import parse_run, read_run, with_settings
 from aln.report.commands import train_command
 from aln.report.runs import read_sweeps
 from aln.tracking import Reader
-from real_sweeps import DIGITS, REPOSITORY, Tracked, sweep
+from commands import REPOSITORY, run_command
+from real_sweeps import DIGITS, Tracked, sweep
 
 INFORMATION = REPOSITORY / "search_spaces/information.yaml"
 FAST = ["run.model={name: mlp, width: 32}", "run.epochs=4", "scheduler.grace=1"]
@@ -75,7 +76,13 @@ def sweep_own_rule(folder: Path, lab: str, space: str, seed: int, address: str) 
     """What MLflow holds of six random trials, of a rule in the folder's own module, on a cluster."""
     (folder / "my_lab.py").write_text(lab)
     (folder / "space.yaml").write_text(space)
-    settings = [*FAST, f"sampler={{name: random, seed: {seed}}}", "baselines=[]", "scheduler.name=none"]
+    settings = [
+        *FAST,
+        f"sampler={{name: random, seed: {seed}}}",
+        "baselines=[]",
+        "scheduler.name=none",
+        "max_concurrent=1",
+    ]
     arguments = ["space.yaml", "--sweep", str(DIGITS), "--trials", "6", "--name", "own", "--set", *settings]
     done = sweep(folder, *arguments, environment={"RAY_ADDRESS": address})
     assert done.returncode == 0, done.out
@@ -151,7 +158,7 @@ def test_the_answer_names_the_best_trial_and_tests_it_beside_the_baselines(finis
 
 def test_best_yaml_trains_the_best_trial_again_to_the_same_numbers(finished: SimpleNamespace) -> None:
     arguments = ["results/mine/best.yaml", "--name", "again", "--experiment", "retrained"]
-    done = sweep(finished.folder, *arguments, module="aln.train")
+    done = run_command(finished.folder, "aln.train", *arguments)
     assert done.returncode == 0, done.out
     experiment = finished.client.get_experiment_by_name("retrained").experiment_id
     (again,) = finished.client.search_runs([experiment])
@@ -163,7 +170,7 @@ def test_best_yaml_trains_the_best_trial_again_to_the_same_numbers(finished: Sim
 
 
 def test_validating_the_sweep_evaluates_its_best_trial(finished: SimpleNamespace) -> None:
-    done = sweep(finished.folder, "mine", "--split", "test", "--no-log", module="aln.validate")
+    done = run_command(finished.folder, "aln.validate", "mine", "--split", "test", "--no-log")
     best = next(r for name, r in finished.children.items() if name.isdigit() and "test_top1" in r.data.metrics)
     assert f"top-1 {best.data.metrics['test_top1']:.2f} %" in done.out
 

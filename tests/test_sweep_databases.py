@@ -17,9 +17,10 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 
+from commands import REPOSITORY, command_lines
 from mlflow_server import free_port, served
 from postgresql_server import PASSWORD, QUOTED, PostgreSQL
-from real_sweeps import DIGITS, REPOSITORY, TINY, SweepProcess, Tracked, command_lines, told
+from real_sweeps import DIGITS, TINY, SweepProcess, Tracked, told
 
 pytestmark = pytest.mark.timeout(600)
 

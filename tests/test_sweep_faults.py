@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 
+from commands import Ended
 from ray_head import started_head, started_node
-from real_sweeps import DIGITS, TINY, Ended, SweepProcess, Tracked, sweep, told_by_label
+from real_sweeps import DIGITS, TINY, SweepProcess, Tracked, sweep, told_by_label
 
 # Start-ups of a dozen processes that die, on machines that may be busy.
 pytestmark = pytest.mark.timeout(900)

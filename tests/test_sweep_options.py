@@ -36,6 +36,7 @@ objective: [val_top1 max, train_seconds min]
 baselines: [backprop]
 sampler: random
 experiment: options
+max_concurrent: 1
 """
 
 

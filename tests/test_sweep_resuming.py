@@ -20,7 +20,8 @@ from aln import sweep as command
 from aln.config import parse_run
 from aln.job import Job
 from aln.sweep_folder import SweepFolder
-from real_sweeps import DIGITS, TINY, Ended, SweepProcess, Tracked, sweep, told, told_by_label
+from commands import Ended
+from real_sweeps import DIGITS, TINY, SweepProcess, Tracked, sweep, told, told_by_label
 
 # Two minutes on two idle cores, nearly all of them start-ups of the processes that are killed.
 pytestmark = pytest.mark.timeout(1200)

@@ -11,7 +11,8 @@ import pytest
 from aln import sweep as command
 from aln.storage import open_storage
 from aln.sweep_folder import STUDY
-from real_sweeps import DIGITS, REPOSITORY, TINY, SweepProcess, Tracked, count_lines, sweep
+from commands import REPOSITORY, count_lines
+from real_sweeps import DIGITS, TINY, SweepProcess, Tracked, sweep
 from stores import Store
 
 SPACE = str(REPOSITORY / "search_spaces/information.yaml")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from aln import train
 from aln.checkpoint_folder import CheckpointFolder
 from aln.config import dump, parse_document, parse_run
+from commands import Command, run_command
 
 
 def newest_epoch(folder: Path) -> int:
@@ -46,16 +46,14 @@ def test_a_killed_run_is_resumed_to_the_metrics_of_an_undisturbed_one(
 ) -> None:
     content = {**small_run, "model": {"name": "resnet8", "width": 4}, "epochs": 30, "checkpoint": {"every": 4}}
     (workplace / "run.yaml").write_text(dump(content))
-    command = [sys.executable, "-m", "aln.train", "run.yaml"]
-    with subprocess.Popen([*command, "--name", "killed"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if re.search(r"epoch +10/", line):
-                process.kill()
+    process = Command(workplace, "aln.train", "run.yaml", "--name", "killed")
+    assert process.wait_until(lambda: re.search(r"epoch +10/", process.out) is not None), process.out
+    assert process.signal(signal.SIGKILL).returncode == -signal.SIGKILL
     assert 8 <= newest_epoch(workplace / "results/killed") < 30
-    resumed = [sys.executable, "-m", "aln.train", "--resume", "--name", "killed"]  # the checkpoint describes the run
-    subprocess.run(resumed, check=True, stdout=subprocess.DEVNULL)
-    subprocess.run([*command, "--name", "whole"], check=True, stdout=subprocess.DEVNULL)
+    # The checkpoint describes the run.
+    for arguments in (["--resume", "--name", "killed"], ["run.yaml", "--name", "whole"]):
+        end = run_command(workplace, "aln.train", *arguments)
+        assert end.returncode == 0, end.out
     histories = {}
     for run in client.search_runs([client.get_experiment_by_name("synthetic").experiment_id]):
         histories[run.info.run_name] = [

@@ -6,11 +6,10 @@ import contextlib
 import io
 import re
 import shutil
-import subprocess
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ import pytest
 from aln import train, validate
 from aln.checkpoint_folder import CheckpointFolder
 from aln.config import dump
+from commands import Command, Ended
 from logged_trainings import logged
 from small_disk import fill, small_disk
 from stores import Store, enter, started_store
@@ -68,14 +68,11 @@ class Workplace:
         (folder / "run.yaml").write_text(dump(RUN))
         self.checkpoints = CheckpointFolder(f"{storage}/mine/checkpoints")
 
-    def begin(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-u", "-m", "aln.train", *arguments, "--name", "mine", "--storage", self.storage]
-        return subprocess.Popen(command, cwd=self.folder, stdout=-1, stderr=-1, text=True)
+    def begin(self, *arguments: str) -> Command:
+        return Command(self.folder, "aln.train", *arguments, "--name", "mine", "--storage", self.storage)
 
-    def train(self, *arguments: str) -> SimpleNamespace:
-        with self.begin(*arguments) as process:
-            out, err = process.communicate()
-        return SimpleNamespace(code=process.returncode, out=out, err=err)
+    def train(self, *arguments: str) -> Ended:
+        return self.begin(*arguments).wait()
 
     def refused(self, *arguments: str, name: str = "mine") -> str:
         """What the command says that ends before anything starts; in this process, which has imported all it needs."""
@@ -86,27 +83,24 @@ class Workplace:
             assert train.main([*arguments, "--name", name, "--storage", self.storage]) == 2
         return err.getvalue()
 
-    def begin_and_wait(self, gradient: int) -> subprocess.Popen[str]:
+    def begin_and_wait(self, gradient: int) -> Command:
         """A training that stands before a gradient; `go` lets it go on."""
         (self.folder / "wait").write_text(str(gradient))
         process = self.begin("run.yaml")
-        assert process.stdout is not None
-        assert any(line == "waiting\n" for line in process.stdout)
+        assert process.wait_until(lambda: "waiting\n" in process.out), process.out
         return process
 
-    def go(self, process: subprocess.Popen[str]) -> SimpleNamespace:
+    def go(self, process: Command) -> Ended:
         """Lets it go on, to its end."""
         (self.folder / "go").touch()
-        with process:
-            out, err = process.communicate()
-        return SimpleNamespace(code=process.returncode, out=out, err=err)
+        return process.wait()
 
     def newest(self) -> tuple[int, int] | None:
         loaded = self.checkpoints.newest()
         assert loaded is None or loaded.damaged == ()
         return None if loaded is None else (loaded.saved.epoch, loaded.saved.step)
 
-    def resume(self) -> SimpleNamespace:
+    def resume(self) -> Ended:
         (self.folder / "wait").unlink(missing_ok=True)
         return self.train("--resume")
 
@@ -117,7 +111,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> 
     folder = tmp_path_factory.mktemp("undisturbed")
     place = Workplace(folder, empty_store, str(folder / "runs"))
     done = place.train("run.yaml")
-    assert done.code == 0, done.out + done.err
+    assert done.returncode == 0, done.out
     found = logged(place.folder)
     assert [epoch for epoch, _ in found["val_loss"]] == list(range(1, EPOCHS + 1))
     return found
@@ -131,12 +125,11 @@ def remote(s3: Store, tmp_path: Path, empty_store: Path) -> Workplace:
 def test_a_killed_run_in_a_store_is_resumed_to_the_metrics_of_an_undisturbed_one(
     remote: Workplace, undisturbed: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with remote.begin_and_wait(IN_EPOCH_4) as process:
-        process.kill()
-    assert process.returncode == -9
+    process = remote.begin_and_wait(IN_EPOCH_4)
+    assert process.signal(signal.SIGKILL).returncode == -signal.SIGKILL
     assert remote.newest() == (3, 3)
     done = remote.resume()
-    assert (done.code, done.err) == (0, "")
+    assert (done.returncode, done.err) == (0, "")
     assert f"checkpoints    {remote.storage}/mine/checkpoints" in done.out
     assert logged(remote.folder) == undisturbed
     assert remote.newest() == (EPOCHS, 0)
@@ -158,7 +151,7 @@ def test_a_store_that_goes_away_ends_training_with_its_name_and_is_resumed(
     process = remote.begin_and_wait(IN_EPOCH_4)
     s3.line.order("cut")
     done = remote.go(process)
-    assert done.code == 2
+    assert done.returncode == 2
     lost = rf"error: {remote.storage}/mine/checkpoints/epoch00004-step0000000-score\S+\.pt: the checkpoint cannot be"
     assert re.fullmatch(rf"{lost} written: {s3.endpoint} does not answer: .*\n", done.err)
     again = f"python -m aln.train --resume --name mine --storage {remote.storage}"
@@ -170,7 +163,7 @@ def test_a_store_that_goes_away_ends_training_with_its_name_and_is_resumed(
     assert re.fullmatch(rf"error: {remote.storage}/mine\S* cannot be read: {s3.endpoint} does not .*\n", refused)
     s3.line.order("mend")
     assert remote.newest() == (3, 3)
-    assert remote.resume().code == 0
+    assert remote.resume().returncode == 0
     assert logged(remote.folder) == undisturbed
 
 
@@ -184,7 +177,7 @@ def test_a_killed_server_is_named_by_the_training_and_before_it(
         process = place.begin_and_wait(5)
         store.server.kill()
         done = place.go(process)
-        assert done.code == 2
+        assert done.returncode == 2
         assert re.search(rf"error: {place.storage}/mine/checkpoints/epoch\S+\.pt: the checkpoint cannot be", done.err)
         assert f"{store.endpoint} does not answer" in done.err
         (tmp_path / "mlflow.db").unlink()
@@ -208,7 +201,7 @@ def test_a_full_disk_ends_training_with_its_name_and_is_resumed_when_there_is_ro
     other = disk / "others"
     fill(other)
     done = place.go(process)
-    assert done.code == 2
+    assert done.returncode == 2
     # Whichever comes first: what MLflow is to hear of the epoch, or its checkpoint.
     lost = rf"{disk}/mine/(mlflow\.spool|checkpoints/epoch00004-step0000000-score\S+\.pt: the checkpoint)"
     assert re.fullmatch(rf"error: {lost} cannot be written: (database or disk is full|No space.*)\n", done.err), (
@@ -221,5 +214,5 @@ def test_a_full_disk_ends_training_with_its_name_and_is_resumed_when_there_is_ro
     assert place.refused("run.yaml", name="another") == message
     other.unlink()
     assert [path.name for path in disk.iterdir()] == ["mine"]
-    assert place.resume().code == 0
+    assert place.resume().returncode == 0
     assert logged(place.folder) == undisturbed

@@ -15,7 +15,8 @@ import pytest
 from mlflow import MlflowClient
 
 from aln.study.__main__ import main
-from real_sweeps import SweepProcess, count_lines, runs_in, store_in, sweep
+from commands import Command, count_lines, run_command
+from real_sweeps import runs_in, store_in
 
 BASE = """
 run:
@@ -28,6 +29,7 @@ trials: 3
 scheduler: none
 baselines: []
 experiment: study
+max_concurrent: 1
 """
 STUDY = """
 question: Do the points of a small network train a larger one?
@@ -58,7 +60,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, ray_hea
     shutil.copy(empty_store, folder / "mlflow.db")
     prepare(folder)
     journal = folder / "results/s-search-symmetric/study.log"
-    process = SweepProcess(folder, "study.yaml", "--name", "s", module="aln.study")
+    process = Command(folder, "aln.study", "study.yaml", "--name", "s")
     assert process.wait_until(lambda: count_lines(journal) >= 8), process.out
     process.signal(signal.SIGKILL)
     before = (folder / "results/s-search-mirror/study.log").read_bytes()
@@ -66,7 +68,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, ray_hea
         (folder / file).unlink()
     outs = []
     for _ in range(2):
-        end = sweep(folder, "--resume", "s", module="aln.study", environment={"RAY_ADDRESS": ray_head})
+        end = run_command(folder, "aln.study", "--resume", "s", environment={"RAY_ADDRESS": ray_head})
         assert end.returncode == 0, end.out
         outs.append(end.out)
     return SimpleNamespace(folder=folder, outs=outs, before=before, results=folder / "results")
