@@ -79,7 +79,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, ray_head
     arguments, study = ARGUMENTS, folder / "results/mine/study.log"
     there = {"RAY_ADDRESS": ray_head}
     for number, lines in enumerate(KILLS):
-        process = SweepProcess(folder, *arguments, environment=there if number % 3 else None)
+        process = SweepProcess(folder, *arguments, environment=there if number % 5 else None)
         alive = process.wait_for(*(study.parent / "sweep.yaml",) if lines is None else (study, lines))
         assert alive, process.out
         assert process.signal(signal.SIGKILL).returncode == -signal.SIGKILL

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from mlflow.entities import Run
 
 from aln.checkpoint_folder import CheckpointFolder
 from aln.config import parse_run
@@ -105,23 +107,46 @@ class Bookkeeper:
             "point_id": hashlib.sha256(values.encode()).hexdigest()[:16],
         }
 
+    def tell_again(self, runs: Iterable[Run]) -> int:
+        """Tells MLflow of the trainings that are not among its runs: its tables were lost, or it is another MLflow.
+
+        It hears of every epoch, but of no layer. Returns how many trainings these are.
+        """
+        held = {(run.data.tags.get("trial"), run.data.tags.get("point_id")) for run in runs}
+        of_each = {record.label: self.tags(record) for record in self._study.records.values() if record.begun}
+        missing = [label for label, tags in of_each.items() if (tags["trial"], tags["point_id"]) not in held]
+        epochs = self._study.epochs() if missing else {}
+        for label in missing:
+            record = self._study.records[label]
+            run = self._describe(record)
+            for metrics in epochs[label]:
+                run.log(metrics, int(metrics["epoch"]))
+            if record.status != "running":
+                self._finish(record, record.status, record.error)
+        return len(missing)
+
     def began(self, label: str) -> None:
         """A training begins or goes on, in a process of its own."""
         self._placed.discard(label)
         record = self._study.records[label]
         if record.status != "running":
             return
+        self._describe(record)
+        self._changed(record)
+
+    def _describe(self, record: TrialRecord) -> TrackedRun:
+        """Says what a training is, on its run, which is going on."""
         run = self.run_of(record)
         run.begin()
         run.tag(
             point=json.dumps(self._study.points[record.of].values),
-            checkpoints=self._plan.checkpoints(label),
+            checkpoints=self._plan.checkpoints(record.label),
             repetition=str(record.repetition),
         )
         # Settings that are legal one by one and not together: the training itself will say so.
         with contextlib.suppress(ConfigError):
             run.describe(parse_run(self.content(record)))
-        self._changed(record)
+        return run
 
     def reported(self, label: str, result: Mapping[str, Any]) -> bool:
         """An epoch's `metrics`, or `status` and `error` at the end; says whether its process is to turn to the next.
@@ -196,11 +221,15 @@ class Bookkeeper:
                 self._changed(record)
 
     def _end(self, record: TrialRecord, status: Status, error: str = "") -> None:
+        self._finish(record, status, error)
+        self._study.end(record, status, error.strip()[-2000:])
+        self._changed(record)
+
+    def _finish(self, record: TrialRecord, status: Status, error: str) -> None:
+        """Says how a training ended, on its run."""
         run = self.run_of(record)
         if error:
             run.text(error, "error.txt")
         if record.restarts:
             run.tag(restarts=str(record.restarts))
         run.finish(status)
-        self._study.end(record, status, error.strip()[-2000:])
-        self._changed(record)

@@ -6,8 +6,9 @@ import copy
 import json
 from bisect import insort
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -30,7 +31,8 @@ class Journal(JournalStorage):
 
     def __init__(self, path: Path) -> None:
         _mend(path)
-        super().__init__(JournalFileBackend(str(path), lock_obj=_Alone()))  # type: ignore[arg-type]
+        self._file = JournalFileBackend(str(path), lock_obj=_Alone())  # type: ignore[arg-type]
+        super().__init__(self._file)
         self._views: dict[int, _View] = {}
         self._study_of: dict[int, int] = {}
         for study in self.get_all_studies():
@@ -43,6 +45,13 @@ class Journal(JournalStorage):
         """All trials of a study, in the order in which they began. They are not to be changed."""
         found: list[FrozenTrial] = super().get_all_trials(study_id, deepcopy=False)
         return found
+
+    def attributes(self) -> Iterator[tuple[int, str, Any]]:
+        """Every attribute that was ever set of a trial, in that order: trial, name, value. Optuna knows the last."""
+        for entry in self._file.read_logs(0):
+            if "trial_id" in entry:
+                for name, value in entry.get("user_attr", {}).items():
+                    yield entry["trial_id"], name, value
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         study_id: int = super().create_new_study(directions, study_name)

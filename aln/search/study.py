@@ -107,6 +107,15 @@ class Study:
         """Keeps a value that JSON can hold."""
         self._searched.set_user_attr(key, value)
 
+    def epochs(self) -> dict[str, list[dict[str, float]]]:
+        """The metrics of every epoch of every training, by label; those of layers are not kept here."""
+        labels = {(self._ids[record.of], _training(record)): record.label for record in self.records.values()}
+        found: dict[str, dict[float, dict[str, float]]] = {label: {} for label in labels.values()}
+        for trial, name, kept in self._storage.attributes():
+            if (trial, name) in labels and kept["metrics"]:
+                found[labels[trial, name]][kept["metrics"]["epoch"]] = kept["metrics"]
+        return {label: list(epochs.values()) for label, epochs in found.items()}
+
     def learn(self, known: Iterable[KnownTrial]) -> dict[str, int]:
         """Tells the sampler what was found elsewhere; returns how many trials of each source fit this space.
 
@@ -268,7 +277,7 @@ class Study:
             self._waiting = deque(record for record in self._waiting if record not in dropped)
 
     def _keep(self, record: TrialRecord) -> None:
-        self._storage.set_trial_user_attr(self._ids[record.of], f"training{record.repetition}", record.plain())
+        self._storage.set_trial_user_attr(self._ids[record.of], _training(record), record.plain())
 
     def _tell(self, point: Point) -> None:
         """Tells Optuna how a point ended.
@@ -349,7 +358,7 @@ class Study:
             return
         point = self._add(label, frozen(trial.user_attrs["point"]), trial._trial_id, baseline=study is self._baselines)
         for record in point.records:
-            kept = trial.user_attrs.get(f"training{record.repetition}")
+            kept = trial.user_attrs.get(_training(record))
             record.begun = kept is not None
             if kept is not None:
                 record.status, record.metrics = kept["status"], kept["metrics"]
@@ -365,3 +374,8 @@ class Study:
         else:
             alone = point.records[0].status == "running" and not point.baseline
             self._waiting.extend(running[:1] if alone else running)
+
+
+def _training(record: TrialRecord) -> str:
+    """The name under which a point's trial keeps a training."""
+    return f"training{record.repetition}"

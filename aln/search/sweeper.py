@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 import aln
@@ -117,6 +118,8 @@ class Sweeper:
                 self.folder.describe(plan.sweep)
                 self._say_what_is_there(study, parent)
             self._describe(parent, images)
+            if self.resume:
+                self._tell_again(bookkeeper, tracker, parent)
             with self.folder.copied(lambda: tracker.delivered(10.0), self._say):
                 if not bookkeeper.finished:
                     with interruption.searching(bookkeeper.stop, last_words), screen:
@@ -174,6 +177,14 @@ class Sweeper:
             named = ", ".join(changed[:6]) + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
             self._say(f"Code has changed since the sweep began: {named}.")
             parent.tag(code_changed=named)
+
+    def _tell_again(self, bookkeeper: Bookkeeper, tracker: Tracker, parent: TrackedRun) -> None:
+        """Tells MLflow what it has lost, or never had, as far as the study holds it."""
+        if not tracker.delivered(10.0):  # it does not answer; when it does, it will have what waits in the spool
+            return
+        with suppress(MlflowException):
+            if told := bookkeeper.tell_again(tracker.trials(parent)):
+                self._say(f"MLflow had no run of {told} trainings: told again, but for what was measured of layers.")
 
     def _describe(self, parent: TrackedRun, images: int | None) -> None:
         """What the sweep is, on its run; `images` are those by which trials are compared."""

@@ -101,9 +101,12 @@ class Host:
 
     def listeners(self) -> set[tuple[str, int]]:
         """Addresses (IPv4 and IPv6) and ports at which the host takes connections."""
-        found = set()
+        found: set[tuple[str, int]] = set()
+        first = _child(self.booted.pid)
+        if first is None:
+            return found
         for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
-            for line in Path(f"/proc/{_child(self.booted.pid)}/net/{name}").read_text().splitlines()[1:]:
+            for line in Path(f"/proc/{first}/net/{name}").read_text().splitlines()[1:]:
                 _, local, _, state, *_ = line.split()
                 if state == "0A":
                     number, _, port = local.partition(":")

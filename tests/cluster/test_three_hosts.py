@@ -72,6 +72,7 @@ class Story:
     runs_resumed: int = 0
     after_head: str = ""
     runs_after_head: list[dict[str, Any]] = field(default_factory=list)
+    steps_after_head: dict[str, list[int]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     token: str = ""
     left: dict[str, dict[int, str]] = field(default_factory=dict)
@@ -146,11 +147,7 @@ def _finish(laptop: Laptop, story: Story) -> None:
     story.job, story.said, story.accesses = laptop.job("three"), _driver_said(laptop), laptop.accesses()
     story.results = {path.name for path in (laptop.hosts.hosts["head"].home / "aln/results/three").iterdir()}
     story.runs = _mlflow_runs(laptop)
-    for run in story.runs:
-        tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
-        if "trial" in tags:
-            path = f"metrics/get-history?run_id={run['info']['run_id']}&metric_key=val_top1"
-            story.steps[tags["trial"]] = [int(one.get("step", 0)) for one in laptop.mlflow(path)["metrics"]]
+    story.steps = _mlflow_steps(laptop, story.runs)
 
 
 def _resume(laptop: Laptop, story: Story) -> None:
@@ -181,14 +178,16 @@ def _lose_head(laptop: Laptop, story: Story) -> None:
     story.after_head = laptop.ray("exec", str(laptop.config), RESUME.format(more=""), seconds=600)
     story.accesses = laptop.accesses()
     story.runs_after_head = _mlflow_runs(laptop)
+    story.steps_after_head = _mlflow_steps(laptop, story.runs_after_head)
 
 
 def _end(laptop: Laptop, story: Story) -> None:
     hosts = laptop.hosts.hosts
-    for place in (hosts["head"].home / "aln/results", hosts["head"].home / "mlflow", laptop.hosts.root / "head/ray"):
-        for path in place.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                story.texts[str(path)] = path.read_bytes().decode(errors="replace")
+    for head in ("head-lost", "head"):
+        for place in ("home/aln/results", "home/mlflow", "ray"):
+            for path in (laptop.hosts.root / head / place).rglob("*"):
+                if path.is_file() and not path.is_symlink():
+                    story.texts[str(path)] = path.read_bytes().decode(errors="replace")
     laptop.ray("down", "--yes", str(laptop.config))
     there = [hosts["head"], hosts["one"]]
     try:
@@ -233,6 +232,18 @@ def _mlflow_runs(laptop: Laptop) -> list[dict[str, Any]]:
     found = laptop.mlflow("runs/search", {"experiment_ids": [experiment], "max_results": 1000})
     runs: list[dict[str, Any]] = found["runs"]
     return runs
+
+
+def _mlflow_steps(laptop: Laptop, runs: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """Epochs whose validation accuracy MLflow holds, by trial; a trial that two runs have fails."""
+    found: dict[str, list[int]] = {}
+    for run in runs:
+        tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
+        if "trial" in tags:
+            assert tags["trial"] not in found
+            path = f"metrics/get-history?run_id={run['info']['run_id']}&metric_key=val_top1"
+            found[tags["trial"]] = [int(one.get("step", 0)) for one in laptop.mlflow(path)["metrics"]]
+    return found
 
 
 def test_trials_ran_on_all_hosts(story: Story) -> None:
@@ -304,9 +315,15 @@ def test_on_a_new_head_trials_go_on_from_the_checkpoints_that_the_copied_study_k
 
 def test_on_a_new_head_the_sweep_ends_whole(story: Story) -> None:
     assert f"Trials: {TRIALS + MORE} completed." in story.after_head
-    trials = {tag["value"] for run in story.runs_after_head for tag in run["data"]["tags"] if tag["key"] == "trial"}
-    assert {f"{trial:03d}" for trial in range(TRIALS, TRIALS + MORE)} >= trials >= set(story.losses[2].left)
     assert {run["info"]["status"] for run in story.runs_after_head} == {"FINISHED"}
+
+
+def test_a_new_heads_mlflow_hears_of_every_epoch_of_all_trials(story: Story) -> None:
+    assert "MLflow had no run of " in story.after_head
+    assert len(story.runs_after_head) == TRIALS + MORE + 1
+    assert story.steps_after_head.keys() == {f"{trial:03d}" for trial in range(TRIALS + MORE)}
+    for steps in story.steps_after_head.values():
+        assert sorted(steps) == list(range(1, EPOCHS + 1))
 
 
 def test_down_leaves_no_process(story: Story) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from driving import RANGES, make_plan
+from mlflow import MlflowClient
 
 from aln.search.bookkeeper import Bookkeeper
 from aln.search.study import Study
@@ -49,15 +51,16 @@ class Book:
         return self.keeper.reported(label, {"status": status, "error": error})
 
 
+def runs_of(client: Any) -> dict[str, Any]:
+    """MLflow's runs by trial."""
+    found = client.search_runs([client.get_experiment_by_name("books").experiment_id])
+    return {run.data.tags.get("trial", "sweep"): run for run in found}
+
+
 @pytest.fixture
 def runs(client: Any):
-    """MLflow's runs by trial."""
-
-    def read() -> dict[str, Any]:
-        found = client.search_runs([client.get_experiment_by_name("books").experiment_id])
-        return {run.data.tags.get("trial", "sweep"): run for run in found}
-
-    return read
+    """Reads the runs of the working folder's MLflow."""
+    return lambda: runs_of(client)
 
 
 def test_a_training_is_an_assignment_then_a_run(workplace: Path, runs) -> None:
@@ -222,3 +225,44 @@ def test_repetitions_are_runs_of_their_own_with_their_own_seeds(workplace: Path,
         "000-s1": "1",
     }
     assert {run.data.tags["repetition"] for name, run in found.items() if name != "sweep"} == {"0", "1"}
+
+
+def test_another_mlflow_hears_of_all_that_was_before(
+    workplace: Path, empty_store: Path, runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tables were lost, with the machine that held them: the study has all but what was measured of layers."""
+    with closing(Book(workplace)) as book:
+        for label, status, error in (("backprop", "completed", ""), ("000", "failed", "no luck"), ("001", "", "")):
+            assert book.begin() == label
+            for epoch in (1, 2):
+                book.epoch(label, epoch, val_top1=40.0 + epoch, **{"angle/head": 80.0})
+            if status:
+                book.end(label, status, error)
+    before = runs()
+    (book.plan.folder / SPOOL).unlink()
+    shutil.copy(empty_store, workplace / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'other.db'}")
+    with closing(Book(workplace)) as later:
+        assert later.keeper.tell_again([]) == 3
+    client = MlflowClient(f"sqlite:///{workplace / 'other.db'}")
+    found = runs_of(client)
+    assert found.keys() == before.keys()
+    for label, run in found.items():
+        if label == "sweep":
+            continue
+        was = before[label]
+        assert (run.info.status, run.data.params) == (was.info.status, was.data.params)
+        assert run.data.metrics == {name: was.data.metrics[name] for name in was.data.metrics if "/" not in name}
+        told = {"trial", "kind", "point", "point_id", "checkpoints", "status", "rule", "repetition"}
+        assert {name: run.data.tags.get(name) for name in told} == {name: was.data.tags.get(name) for name in told}
+    history = client.get_metric_history(found["000"].info.run_id, "val_top1")
+    assert [(point.step, point.value) for point in history] == [(1, 41.0), (2, 42.0)]
+    assert Path(client.download_artifacts(found["000"].info.run_id, "error.txt")).read_text() == "no luck"
+
+
+def test_what_mlflow_holds_is_not_told_again(workplace: Path, runs) -> None:
+    with closing(Book(workplace)) as book:
+        label = book.begin()
+        book.epoch(label, 1)
+    with closing(Book(workplace)) as later:
+        assert later.keeper.tell_again(list(runs().values())) == 0
