@@ -122,9 +122,21 @@ class Laptop:
         log = (self.hosts.root / "store.log").read_text(errors="replace")
         return re.sub(r"\x1b\[[0-9;]*m", "", log).splitlines()  # the server writes in colours
 
-    def copies(self) -> int:
-        """How often the sweep's study was copied to the bucket so far."""
-        return sum("/study.log HTTP" in line and '"PUT ' in line for line in self.asked())
+    def known(self) -> dict[str, int]:
+        """Epochs of each trial, as far as the copy of the sweep's study in the bucket knows them."""
+        command = ["ip", "netns", "exec", self.hosts.bridge, sys.executable, "-c", _ASK]
+        command += [f"http://{LAPTOP}:5000/{BUCKET}/aln/three/study.log", "null", "{}"]
+        status, content = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        labels: dict[int, str] = {}
+        epochs: dict[int, int] = {}
+        for line in content.splitlines() if status == 200 else []:
+            entry = json.loads(line)
+            said = entry.get("user_attr", {})
+            if "label" in said:
+                labels[entry["trial_id"]] = said["label"]
+            elif "training0" in said:
+                epochs[entry["trial_id"]] = int(said["training0"]["metrics"].get("epoch", 0))
+        return {label: epochs.get(trial, 0) for trial, label in labels.items()}
 
     def accesses(self) -> list[Access]:
         """Every reading and writing of a checkpoint so far, as the object store saw it."""
