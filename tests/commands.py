@@ -37,7 +37,9 @@ class Ended:
 
 
 _FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(["aln.sweep_summary", "aln.study.running", "aln.study.answer", "aln.report.page"])
+_FORKING.set_forkserver_preload(
+    ["aln.sweep_summary", "aln.study.running", "aln.study.answer", "aln.report.page", "torch._dynamo"]
+)
 ensure_running()  # now, with an environment that no test has changed
 
 

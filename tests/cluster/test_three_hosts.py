@@ -14,7 +14,7 @@ import pytest
 from hosts import TOOLS, Host, started_hosts, until
 from laptop import SECRET, Access, Laptop, install, object_store, prepared
 
-TRIALS, MORE, EPOCHS = 10, 8, 120
+TRIALS, MORE, EPOCHS = 10, 24, 120
 SWEEP = (
     f"python -m aln.sweep search_spaces/information.yaml --name three --trials {TRIALS} --set baselines=[] "
     f"max_concurrent=5 scheduler.name=none run.epochs={EPOCHS} 'run.model={{name: mlp, width: 16}}' "
