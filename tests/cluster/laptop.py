@@ -40,9 +40,8 @@ except urllib.error.HTTPError as error:
     print(json.dumps([error.code, error.read().decode()]))
 """
 # The object store wants a signature, and does not look whether it is right.
-_SIGNED = {
-    "Authorization": "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
-}
+_SIGNATURE = "Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+_SIGNED = {"Authorization": f"AWS4-HMAC-SHA256 {_SIGNATURE}"}
 _ACCESS = re.compile(
     rf'^([\d.]+) - - \[.*?\] "(GET|PUT|POST) /{BUCKET}/\S*?/trials/(\w+)/checkpoints/epoch(\d+)-\S* HTTP'
 )
