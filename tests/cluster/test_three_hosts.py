@@ -18,7 +18,7 @@ TRIALS, MORE, EPOCHS = 10, 24, 120
 SWEEP = (
     f"python -m aln.sweep search_spaces/information.yaml --name three --trials {TRIALS} --set baselines=[] "
     f"max_concurrent=5 scheduler.name=none run.epochs={EPOCHS} 'run.model={{name: mlp, width: 16}}' "
-    "run.optimizer.lr=0.005 run.checkpoint.every=1 run.alignment.every=0 storage=$ALN_STORAGE"
+    "run.optimizer.lr=0.005 'run.checkpoint={every: 1, keep_last: 120}' run.alignment.every=0 storage=$ALN_STORAGE"
 )
 # A head waits for a silent host, and a host for a silent head, for a minute and more unless told otherwise.
 IMPATIENT = """
