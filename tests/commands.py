@@ -40,6 +40,7 @@ _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(
     ["aln.sweep_summary", "aln.study.running", "aln.study.answer", "aln.report.page", "torch._dynamo"]
 )
+_AT_START = tuple(os.environ)
 ensure_running()  # now, with an environment that no test has changed
 
 
@@ -56,7 +57,9 @@ class Command:
         for log in self._logs:
             log.touch()
         variables = {**os.environ, **_ENVIRONMENT, **(environment or {})}
-        self._process = _FORKING.Process(target=run_module, args=(module, arguments, folder, self._logs, variables))
+        gone = [name for name in _AT_START if name not in variables]
+        arguments_of_run = (module, arguments, folder, self._logs, variables, gone)
+        self._process = _FORKING.Process(target=run_module, args=arguments_of_run)
         self._process.start()
 
     @property

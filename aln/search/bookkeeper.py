@@ -19,6 +19,8 @@ from aln.search.stall import last_words, stall_note
 from aln.search.study import Study
 from aln.tracking import TrackedRun, Tracker
 
+_TELLING = "telling"  # the study's note of the trainings that MLflow is being told of again
+
 
 class Bookkeeper:
     """Hears of every training of a sweep, in the driver: the embedded store of MLflow has one writer.
@@ -110,19 +112,31 @@ class Bookkeeper:
     def tell_again(self, runs: Iterable[Run]) -> int:
         """Tells MLflow of the trainings that are not among its runs: its tables were lost, or it is another MLflow.
 
-        It hears of every epoch, but of no layer. Returns how many trainings these are.
+        It hears of every epoch, but of no layer, and the time is that of telling. A run that begins with what waited
+        for an MLflow that was lost is described and ended, too, but lacks the epochs before. Returns how many trainings
+        these are. If the process dies meanwhile, the next one tells all of it again, of which MLflow takes what is new.
         """
-        held = {(run.data.tags.get("trial"), run.data.tags.get("point_id")) for run in runs}
-        of_each = {record.label: self.tags(record) for record in self._study.records.values() if record.begun}
-        missing = [label for label, tags in of_each.items() if (tags["trial"], tags["point_id"]) not in held]
-        epochs = self._study.epochs() if missing else {}
-        for label in missing:
-            record = self._study.records[label]
+        held = {(run.data.tags["trial"], run.data.tags["point_id"]) for run in runs if "point" in run.data.tags}
+        notes = self._study.notes()
+        missing = []
+        for record in self._study.records.values():
+            tags = self.tags(record)
+            has_run = record.begun and (record.epoch > 0 or record.status != "running")
+            if has_run and ((tags["trial"], tags["point_id"]) not in held or record.label in notes.get(_TELLING, ())):
+                missing.append(record)
+        if not missing:
+            return 0
+        self._study.note(_TELLING, [record.label for record in missing])
+        epochs = self._study.epochs()
+        for record in missing:
             run = self._describe(record)
-            for metrics in epochs[label]:
+            for metrics in epochs[record.label]:
                 run.log(metrics, int(metrics["epoch"]))
             if record.status != "running":
                 self._finish(record, record.status, record.error)
+            if tested := notes.get(f"test/{record.label}"):
+                run.summarise({"test_top1": tested["top1"]}, tested["time"])
+        self._study.note(_TELLING, [])
         return len(missing)
 
     def began(self, label: str) -> None:

@@ -180,7 +180,8 @@ class Sweeper:
 
     def _tell_again(self, bookkeeper: Bookkeeper, tracker: Tracker, parent: TrackedRun) -> None:
         """Tells MLflow what it has lost, or never had, as far as the study holds it."""
-        if not tracker.delivered(10.0):  # it does not answer; when it does, it will have what waits in the spool
+        if not tracker.delivered(10.0):  # what it holds is not known before it has what waits in the spool
+            self._say("MLflow does not keep up: whether it lacks trainings is asked with the next --resume.")
             return
         with suppress(MlflowException):
             if told := bookkeeper.tell_again(tracker.trials(parent)):

@@ -130,7 +130,7 @@ class Hosts:
     bashrc: str
 
     def boot(self, name: str, address: str) -> None:
-        """Starts a host, in the place of the dead one of that name if there was one, whose files are set aside."""
+        """Starts a host, in the place of a dead one of that name, whose files are set aside, if there is one."""
         if (dead := self.hosts.get(name)) is not None:
             assert dead.booted.poll() is not None, f"{name} lives"
             _ip("-n", self.bridge, "link", "del", name)

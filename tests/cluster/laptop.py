@@ -120,11 +120,6 @@ class Laptop:
         found: dict[str, Any] = json.loads(content)
         return found
 
-    def asked(self) -> list[str]:
-        """Every request that the object store has had so far, a line each."""
-        log = (self.hosts.root / "store.log").read_text(errors="replace")
-        return re.sub(r"\x1b\[[0-9;]*m", "", log).splitlines()  # the server writes in colours
-
     def known(self) -> dict[str, int]:
         """Epochs of each trial, as far as the copy of the sweep's study in the bucket knows them."""
         command = ["ip", "netns", "exec", self.hosts.bridge, sys.executable, "-c", _ASK]
@@ -144,7 +139,9 @@ class Laptop:
     def accesses(self) -> list[Access]:
         """Every reading and writing of a checkpoint so far, as the object store saw it."""
         names = {host.address: host.name for host in self.hosts.hosts.values()}
-        found = [match for match in map(_ACCESS.match, self.asked()) if match]
+        log = (self.hosts.root / "store.log").read_text(errors="replace")
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", log).splitlines()  # the server writes in colours
+        found = [match for match in map(_ACCESS.match, lines) if match]
         return [Access(names[m[1]], m[2] != "GET", m[3], int(m[4])) for m in found]
 
 

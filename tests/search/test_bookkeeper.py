@@ -243,6 +243,7 @@ def test_another_mlflow_hears_of_all_that_was_before(
     shutil.copy(empty_store, workplace / "other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'other.db'}")
     with closing(Book(workplace)) as later:
+        later.study.note("test/backprop", {"top1": 41.5, "epoch": 2, "time": 1000})
         assert later.keeper.tell_again([]) == 3
     client = MlflowClient(f"sqlite:///{workplace / 'other.db'}")
     found = runs_of(client)
@@ -252,7 +253,10 @@ def test_another_mlflow_hears_of_all_that_was_before(
             continue
         was = before[label]
         assert (run.info.status, run.data.params) == (was.info.status, was.data.params)
-        assert run.data.metrics == {name: was.data.metrics[name] for name in was.data.metrics if "/" not in name}
+        tested = {"test_top1": 41.5} if label == "backprop" else {}
+        assert run.data.metrics == tested | {
+            name: was.data.metrics[name] for name in was.data.metrics if "/" not in name
+        }
         told = {"trial", "kind", "point", "point_id", "checkpoints", "status", "rule", "repetition"}
         assert {name: run.data.tags.get(name) for name in told} == {name: was.data.tags.get(name) for name in told}
     history = client.get_metric_history(found["000"].info.run_id, "val_top1")
@@ -266,3 +270,30 @@ def test_what_mlflow_holds_is_not_told_again(workplace: Path, runs) -> None:
         book.epoch(label, 1)
     with closing(Book(workplace)) as later:
         assert later.keeper.tell_again(list(runs().values())) == 0
+
+
+def test_what_had_not_begun_to_train_is_not_told_again(workplace: Path) -> None:
+    with closing(Book(workplace)) as book:
+        assert book.keeper.next() is not None  # its process was still to come
+    with closing(Book(workplace)) as later:
+        assert later.keeper.tell_again([]) == 0
+
+
+def test_a_process_that_dies_while_it_tells_again_leaves_the_rest_to_the_next(
+    workplace: Path, runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Book(workplace)) as book:
+        label = book.begin()
+        for epoch in (1, 2):
+            book.epoch(label, epoch)
+        book.end(label)
+    (book.plan.folder / SPOOL).unlink()
+    with closing(Book(workplace)) as dying:
+        monkeypatch.setattr(dying.keeper, "_finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            dying.keeper.tell_again([])
+    assert runs()[label].info.status == "RUNNING"
+    with closing(Book(workplace)) as later:
+        assert later.keeper.tell_again(list(runs().values())) == 1
+        assert later.keeper.tell_again(list(runs().values())) == 0
+    assert runs()[label].info.status == "FINISHED"
