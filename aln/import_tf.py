@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="resnet18 … resnet200, resnet18v2 … resnet200v2")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the checkpoint to write")
     parser.add_argument("--rule", default="information", help="the rule it was trained by (default: information)")
-    add_settings(parser, "describe the run further: rule.alpha=…, data=…")  # fmt: skip
+    add_settings(parser, "describe the run further: rule.alpha=…, data=…")
     return parser
 
 

@@ -20,7 +20,6 @@ from forked import run_module
 REPOSITORY = Path(__file__).parent.parent
 # They run in folders of their own, but what is tested is this checkout.
 _PATH = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
-_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": _PATH}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +55,10 @@ class Command:
         self._logs = [folder / f"{name}.log", folder / f"{name}.err.log"]
         for log in self._logs:
             log.touch()
-        variables = {**os.environ, **_ENVIRONMENT, **(environment or {})}
+        variables = {**os.environ, "PYTHONPATH": _PATH, **(environment or {})}
         gone = [name for name in _AT_START if name not in variables]
-        arguments_of_run = (module, arguments, folder, self._logs, variables, gone)
-        self._process = _FORKING.Process(target=run_module, args=arguments_of_run)
+        given = (module, arguments, folder, self._logs, variables, gone)
+        self._process = _FORKING.Process(target=run_module, args=given)
         self._process.start()
 
     @property

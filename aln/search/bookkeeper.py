@@ -22,6 +22,11 @@ from aln.tracking import TrackedRun, Tracker
 _TELLING = "telling"  # the study's note of the trainings that MLflow is being told of again
 
 
+def training_of(tags: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Which training of its sweep an MLflow run is of, by the run's tags; see `Bookkeeper.tags`."""
+    return tags.get("trial"), tags.get("point_id")
+
+
 class Bookkeeper:
     """Hears of every training of a sweep, in the driver: the embedded store of MLflow has one writer.
 
@@ -116,28 +121,36 @@ class Bookkeeper:
         for an MLflow that was lost is described and ended, too, but lacks the epochs before. Returns how many trainings
         these are. If the process dies meanwhile, the next one tells all of it again, of which MLflow takes what is new.
         """
-        held = {(run.data.tags["trial"], run.data.tags["point_id"]) for run in runs if "point" in run.data.tags}
-        notes = self._study.notes()
-        missing = []
-        for record in self._study.records.values():
-            tags = self.tags(record)
-            has_run = record.begun and (record.epoch > 0 or record.status != "running")
-            if has_run and ((tags["trial"], tags["point_id"]) not in held or record.label in notes.get(_TELLING, ())):
-                missing.append(record)
+        missing = self._missing(runs)
         if not missing:
             return 0
         self._study.note(_TELLING, [record.label for record in missing])
-        epochs = self._study.epochs()
+        epochs, tests = self._study.epochs(), self._study.tests
         for record in missing:
             run = self._describe(record)
             for metrics in epochs[record.label]:
                 run.log(metrics, int(metrics["epoch"]))
             if record.status != "running":
                 self._finish(record, record.status, record.error)
-            if tested := notes.get(f"test/{record.label}"):
-                run.summarise({"test_top1": tested["top1"]}, tested["time"])
+            if record.label in tests:
+                self.tested(record, tests[record.label])
         self._study.note(_TELLING, [])
         return len(missing)
+
+    def _missing(self, runs: Iterable[Run]) -> list[TrialRecord]:
+        """Trainings that have trained or ended, of which these runs are not all that there is to tell."""
+        held = {training_of(run.data.tags) for run in runs if "point" in run.data.tags}
+        half_told = self._study.notes().get(_TELLING, [])
+        return [
+            record
+            for record in self._study.records.values()
+            if (record.epoch or record.status != "running")
+            and (record.label in half_told or training_of(self.tags(record)) not in held)
+        ]
+
+    def tested(self, record: TrialRecord, test: Mapping[str, Any]) -> None:
+        """A training has been tested (`Study.note_test`). Told again it has the same time, so MLflow keeps it once."""
+        self.run_of(record).summarise({"test_top1": test["top1"]}, test["time"])
 
     def began(self, label: str) -> None:
         """A training begins or goes on, in a process of its own."""

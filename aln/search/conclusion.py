@@ -17,7 +17,7 @@ from aln.job import Job
 from aln.records import Point, TrialRecord, best_point, pareto_front
 from aln.report.pareto import FRONT, draw_front, write_front
 from aln.report.plots import draw_sweep
-from aln.search.bookkeeper import Bookkeeper
+from aln.search.bookkeeper import Bookkeeper, training_of
 from aln.search.interruption import Interruption
 from aln.search.plan import SweepPlan
 from aln.search.study import Study
@@ -63,11 +63,8 @@ class Conclusion:
         front = pareto_front(points, objectives) if len(objectives) > 1 else []
         every = self.plan.sweep.test == "all"
         chosen = [p for p in points if p.baseline or p is best or p in front or (every and p.usable)]
-        tested = (
-            self._test([record for point in chosen for record in point.records])
-            if not self.interruption.hurried
-            else {}
-        )
+        records = [record for point in chosen for record in point.records]
+        tested = {} if self.interruption.hurried else self._test(records)
         self.parent.artifact(self._write_trials(tested))
         if best is not None:
             found = {f"best_{objective.metric}": best.mean(objective.metric) for objective in objectives}
@@ -95,14 +92,10 @@ class Conclusion:
 
     def _of_this_sweep(self) -> list[Run]:
         """The sweep's runs in MLflow. What began after the study was copied to where it was resumed is set aside."""
-
-        def which(tags: Mapping[str, str]) -> tuple[str | None, str | None]:
-            return tags.get("trial"), tags.get("point_id")
-
-        known = {which(self.bookkeeper.tags(record)) for record in self.study.records.values()}
+        known = {training_of(self.bookkeeper.tags(record)) for record in self.study.records.values()}
         mine = []
         for run in self.tracker.trials(self.parent):
-            if which(run.data.tags) in known:
+            if training_of(run.data.tags) in known:
                 mine.append(run)
             elif run.data.tags.get("status") != "lost":
                 self.tracker.client.set_tag(run.info.run_id, "status", "lost")
@@ -112,11 +105,11 @@ class Conclusion:
     def _test(self, records: Sequence[TrialRecord]) -> dict[str, float]:
         """Test top-1 in percent of each training's last checkpoint, by label. Nothing before sees the test split.
 
-        What an earlier process has tested is not tested again, and logged at the same time, which MLflow keeps once.
+        What an earlier process has tested is not tested again.
         """
-        tested, notes = {}, self.study.notes()
+        tested, tests = {}, self.study.tests
         for record in records:
-            known = notes.get(f"test/{record.label}")
+            known = tests.get(record.label)
             if known is None or known["epoch"] != record.epoch:
                 checkpoints = CheckpointFolder(self.plan.checkpoints(record.label))
                 if checkpoints.newest() is None:
@@ -124,10 +117,8 @@ class Conclusion:
                 content = self.bookkeeper.content(record)
                 # On whatever device the driver has; a checkpoint does not mind.
                 config = parse_run({**content, "compute": {**content["compute"], "device": "auto"}})
-                top1 = Job(config, checkpoints).test().top1
-                known = {"top1": top1, "epoch": record.epoch, "time": int(time.time() * 1000)}
-                self.study.note(f"test/{record.label}", known)
-            self.bookkeeper.run_of(record).summarise({"test_top1": known["top1"]}, known["time"])
+                known = self.study.note_test(record, Job(config, checkpoints).test().top1)
+            self.bookkeeper.tested(record, known)
             tested[record.label] = known["top1"]
         return tested
 

@@ -31,6 +31,7 @@ from aln.sweep_folder import STUDY
 
 _DIVERGED = "constraints:diverged"  # where Optuna's `Trial.set_constraint` would keep it
 BASELINES, SEARCHED = "baselines", "searched"  # the names of its two studies
+_TEST = "test/"  # before the label of a training: the note of its test
 
 # Samplers that know completed trials alone: where most are stopped early they would search at random.
 _BLIND = ("cmaes", "gp")
@@ -106,6 +107,17 @@ class Study:
     def note(self, key: str, value: Any) -> None:
         """Keeps a value that JSON can hold."""
         self._searched.set_user_attr(key, value)
+
+    @property
+    def tests(self) -> dict[str, dict[str, Any]]:
+        """What `note_test` has kept, by the label of the training."""
+        return {key.removeprefix(_TEST): kept for key, kept in self.notes().items() if key.startswith(_TEST)}
+
+    def note_test(self, record: TrialRecord, top1: float) -> dict[str, Any]:
+        """Keeps and returns the test `top1` in percent of a training, its `epoch`, and the `time` (ms since 1970)."""
+        kept = {"top1": top1, "epoch": record.epoch, "time": int(time.time() * 1000)}
+        self.note(f"{_TEST}{record.label}", kept)
+        return kept
 
     def epochs(self) -> dict[str, list[dict[str, float]]]:
         """The metrics of every epoch of every training, by label; those of layers are not kept here."""

@@ -15,7 +15,7 @@ import aln
 from aln.build import build_model, load_data
 from aln.conversion import coverage
 from aln.fingerprint import versions
-from aln.records import KnownTrial, Point, Status
+from aln.records import Point, Status
 from aln.search.bookkeeper import Bookkeeper
 from aln.search.conclusion import Conclusion, Findings
 from aln.search.interruption import Interruption
@@ -92,7 +92,8 @@ class Sweeper:
             study = Study(plan)
             if self.resume and "learned" not in study.notes():  # its first process died before
                 known = known_trials(plan, tracker)
-            self._teach(study, known)
+            for source, taken in study.learn(known).items():
+                self._say(f"{taken} trials of {source} fit this search space and are known to the sampler.")
             return self._search(study, tracker, concurrent, data.examples("validation"))
 
     def _search(self, study: Study, tracker: Tracker, concurrent: int, images: int | None) -> SweepOutcome:
@@ -162,10 +163,6 @@ class Sweeper:
             seconds=seconds,
             training_share=share,
         )
-
-    def _teach(self, study: Study, known: Sequence[KnownTrial]) -> None:
-        for source, taken in study.learn(known).items():
-            self._say(f"{taken} trials of {source} fit this search space and are known to the sampler.")
 
     def _say_what_is_there(self, study: Study, parent: TrackedRun) -> None:
         """What a resumed sweep finds, and what of the code is no longer what its first trials ran on."""

@@ -98,7 +98,6 @@ def _run_to_its_end(folder: StudyFolder, plan: SweepPlan, console: Console, inte
 def _ended(stage: Stage, planned: PlannedSweep, plan: SweepPlan) -> EndedSweep:
     """What the journal of a sweep that has ended holds."""
     kept = Study(plan)
-    tests = {key.removeprefix("test/"): value for key, value in kept.notes().items() if key.startswith("test/")}
-    tested = {label: test["top1"] for label, test in tests.items()}
+    tested = {label: test["top1"] for label, test in kept.tests.items()}
     points = list(kept.points.values())
     return EndedSweep(stage=stage.name, planned=planned, plan=plan, points=points, test_top1=tested)

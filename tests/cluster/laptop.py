@@ -96,9 +96,19 @@ class Laptop:
             end(process)
 
     def _reaches_dashboard(self) -> bool:
+        try:
+            self._ask_from_here("http://127.0.0.1:8265/api/version", {})
+        except subprocess.CalledProcessError:
+            return False
+        return True
+
+    def _ask_from_here(self, url: str, headers: dict[str, str]) -> tuple[int, str]:
+        """Status and content of what the laptop is answered. Raises `CalledProcessError` if nothing answers."""
         command = ["ip", "netns", "exec", self.hosts.bridge, sys.executable, "-c", _ASK]
-        command += ["http://127.0.0.1:8265/api/version", "null", "{}"]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        command += [url, "null", json.dumps(headers)]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        status, content = json.loads(said)
+        return status, content
 
     def ask(self, port: int, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, str]:
         """Status and content of what the head answers on its own loopback."""
@@ -122,9 +132,7 @@ class Laptop:
 
     def known(self) -> dict[str, int]:
         """Epochs of each trial, as far as the copy of the sweep's study in the bucket knows them."""
-        command = ["ip", "netns", "exec", self.hosts.bridge, sys.executable, "-c", _ASK]
-        command += [f"http://{LAPTOP}:5000/{BUCKET}/aln/three/study.log", "null", json.dumps(_SIGNED)]
-        status, content = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        status, content = self._ask_from_here(f"http://{LAPTOP}:5000/{BUCKET}/aln/three/study.log", _SIGNED)
         labels: dict[int, str] = {}
         epochs: dict[int, int] = {}
         for line in content.splitlines() if status == 200 else []:

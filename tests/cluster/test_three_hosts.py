@@ -8,11 +8,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hosts import TOOLS, Host, started_hosts, until
 from laptop import SECRET, Access, Laptop, install, object_store, prepared
+
+_T = TypeVar("_T")
 
 TRIALS, MORE, EPOCHS = 10, 24, 120
 SWEEP = (
@@ -168,8 +170,8 @@ def _lose_head(laptop: Laptop, story: Story) -> None:
         under_way = {trial for host in ADDRESSES for trial in _trained_on(host, laptop.accesses())}
         return {trial: epoch for trial, epoch in laptop.known().items() if trial in under_way and epoch >= 3}
 
-    _until(laptop, lambda: bool(known()), 300, "a copy of the study that knows of trials under way", job="more")
-    story.losses.append(Loss("head", known(), len(laptop.accesses())))
+    left = _until(laptop, known, 300, "a copy of the study that knows of trials under way", job="more")
+    story.losses.append(Loss("head", left, len(laptop.accesses())))
     laptop.hosts.hosts["head"].kill()
     laptop.hosts.boot("head", ADDRESSES["head"])
     install(laptop.hosts.hosts["head"].home)
@@ -201,14 +203,15 @@ def _runs(host: Host, words: str) -> bool:
     return any(words in command for command in host.processes().values())
 
 
-def _until(laptop: Laptop, condition: Callable[[], bool], seconds: float, what: str, job: str = "three") -> None:
+def _until(laptop: Laptop, condition: Callable[[], _T], seconds: float, what: str, job: str = "three") -> _T:
     """As `until`, but a sweep that has ended is not waited for."""
 
-    def come() -> bool:
-        assert condition() or laptop.job(job)["status"] in ("PENDING", "RUNNING"), f"no {what}; the sweep has ended"
-        return condition()
+    def come() -> _T:
+        found = condition()
+        assert found or laptop.job(job)["status"] in ("PENDING", "RUNNING"), f"no {what}; the sweep has ended"
+        return found
 
-    until(come, seconds, what)
+    return until(come, seconds, what)
 
 
 def _trained_on(host: str, accesses: list[Access]) -> dict[str, int]:
