@@ -14,18 +14,20 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     paths = [str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | variables
     command = [sys.executable, str(FOLDER / script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
-def overhead(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def overhead(tmp_path_factory: pytest.TempPathFactory, ray_head: str) -> dict[str, Any]:
+    """A round of small searches, `aln`'s on a cluster that runs, which spares it the start of one."""
     out = tmp_path_factory.mktemp("overhead") / "new" / "result.json"
     sizes = ["--trials", "2", "--rounds", "1", "--epochs", "1", "--slots", "1"]
-    done = run("sweep_overhead.py", "--ways", "aln", "tune_reused", "optuna", *sizes, "--out", str(out))
+    ways = ["aln", "tune_reused", "optuna"]
+    done = run("sweep_overhead.py", "--ways", *ways, *sizes, "--out", str(out), RAY_ADDRESS=ray_head)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(out.read_text())
     return found
